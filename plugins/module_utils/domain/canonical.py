@@ -1,0 +1,70 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Canonical JSON (RFC 8785) for everything that is digested or signed.
+
+Numbers are integers within +-(2**53 - 1); amounts of money are strings of decimal cents. Floats are
+refused: no signed document of this collection needs one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+MAX_SAFE_INTEGER = 2**53 - 1
+
+
+def canonical(value: Any) -> bytes:
+    """Return the RFC 8785 bytes of ``value``.
+
+    :raises ValueError: for floats, integers above 2**53 - 1, lone surrogates, non-string keys
+    """
+    return _serialise(value).encode("utf-8")
+
+
+def parse_canonical(data: bytes) -> Any:
+    """Return the value of canonical JSON; the inverse of :func:`canonical`.
+
+    :raises ValueError: where ``data`` is not JSON, repeats a key, or is not in canonical form
+    """
+    value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_pairs)
+    if canonical(value) != data:
+        raise ValueError("valid JSON, but not in canonical form (RFC 8785)")
+    return value
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` in lower-case hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _serialise(value: Any) -> str:
+    if value is None or isinstance(value, bool | str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int):
+        if abs(value) > MAX_SAFE_INTEGER:
+            raise ValueError(f"{value} is beyond 2**53 - 1: write it as a string")
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_serialise, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(_member(key, value[key]) for key in _sorted_keys(value)) + "}"
+    raise ValueError(f"{type(value).__name__} has no canonical form here")
+
+
+def _member(key: str, value: Any) -> str:
+    return f"{json.dumps(key, ensure_ascii=False)}:{_serialise(value)}"
+
+
+def _sorted_keys(value: dict[Any, Any]) -> list[str]:
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"object key {key!r} is not a string")
+    return sorted(value, key=lambda key: key.encode("utf-16-be"))
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return members

@@ -1,0 +1,291 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The object store of a stack: objects are written once and never overwritten.
+
+One port, two adapters: a folder (``file:///path``) and S3 (``s3://bucket/prefix``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import urlsplit
+
+from ..errors import ApgmsError
+from ..libraries import boto3, botocore
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CHUNK_BYTES = 1 << 20
+
+
+class ObjectMissing(ApgmsError):
+    """There is no object under this key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(
+            "object_store.missing",
+            "An object is not in the object store",
+            where=f"{url}/{key}",
+            why="no object has this key",
+            mend="check apgms_object_store, and that the step which writes this object has run",
+        )
+
+
+class ObjectConflict(ApgmsError):
+    """The key is taken by other bytes; nothing was overwritten."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(
+            "object_store.conflict",
+            "An object with other bytes is already stored under this key",
+            where=f"{url}/{key}",
+            why="objects are written once; the stored bytes differ from the new ones",
+            mend="compare both; two stacks or two histories share this store, which must not be",
+        )
+
+
+class ObjectStore(Protocol):
+    """What the core asks of an object store. Keys are relative, with ``/`` between parts."""
+
+    url: str
+
+    def put_new(self, key: str, data: bytes | Path) -> bool:
+        """Store an object; return False where the same bytes were stored before.
+
+        :raises ObjectConflict: where other bytes stand under ``key``
+        """
+
+    def open(self, key: str) -> IO[bytes]:
+        """Return a stream of the object's bytes.
+
+        :raises ObjectMissing: where there is none
+        """
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with ``prefix``, in ascending order."""
+
+
+def read(store: ObjectStore, key: str) -> bytes:
+    """Return a whole object, for objects that fit in memory."""
+    with store.open(key) as stream:
+        return stream.read()
+
+
+def open_object_store(url: str, endpoint: str | None = None) -> ObjectStore:
+    """Return the store at ``url``.
+
+    :raises ApgmsError: ``object_store.malformed_url``, ``object_store.unreachable``
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.path and not parts.netloc:
+        return FolderStore(Path(parts.path))
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint)
+    raise ApgmsError(
+        "object_store.malformed_url",
+        "The object store address cannot be read",
+        where="object_store",
+        why=f"{url!r} is neither file:///FOLDER nor s3://BUCKET/PREFIX",
+        mend="set apgms_object_store to one of the two forms",
+    )
+
+
+class FolderStore:
+    """Objects as files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.url = f"file://{root}"
+
+    def put_new(self, key: str, data: bytes | Path) -> bool:
+        target = self._path(key)
+        if target.exists():
+            return self._same_or_conflict(key, data)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary_copy(data, target.parent) as copy:
+                os.link(copy, target)
+        except FileExistsError:
+            return self._same_or_conflict(key, data)
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
+        _sync_folder(target.parent)
+        return True
+
+    def open(self, key: str) -> IO[bytes]:
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError:
+            raise ObjectMissing(self.url, key) from None
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        folder = self._root / prefix.rpartition("/")[0]
+        found = (
+            path.relative_to(self._root).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".put-")
+        )
+        yield from sorted(key for key in found if key.startswith(prefix))
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not key or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"{key!r} is not an object key")
+        return self._root.joinpath(*parts)
+
+    def _same_or_conflict(self, key: str, data: bytes | Path) -> bool:
+        with self.open(key) as stored:
+            if _stream_digest(stored) != _digest(data):
+                raise ObjectConflict(self.url, key)
+        return False
+
+
+class S3Store:
+    """Objects in a bucket; puts are conditional (``If-None-Match: *``)."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._endpoint = endpoint
+        self._client_made: S3Client | None = None
+
+    def put_new(self, key: str, data: bytes | Path) -> bool:
+        with contextlib.ExitStack() as stack:
+            body = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + key, Body=body, IfNoneMatch="*"
+                )
+            except botocore.exceptions.ClientError as error:
+                if _status(error) != 412:
+                    raise _unreachable(self.url, error) from error
+            except botocore.exceptions.BotoCoreError as error:
+                raise _unreachable(self.url, error) from error
+            else:
+                return True
+        # 412 also answers botocore's own retry of a put whose reply was lost: compare.
+        with self.open(key) as stored:
+            if _stream_digest(stored) != _digest(data):
+                raise ObjectConflict(self.url, key)
+        return False
+
+    def open(self, key: str) -> IO[bytes]:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+        except botocore.exceptions.ClientError as error:
+            if _status(error) == 404:
+                raise ObjectMissing(self.url, key) from None
+            raise _unreachable(self.url, error) from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise _unreachable(self.url, error) from error
+        return cast("IO[bytes]", answer["Body"])
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        try:
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield entry["Key"].removeprefix(self._prefix)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise _unreachable(self.url, error) from error
+
+    @property
+    def _client(self) -> S3Client:
+        if self._client_made is None:
+            self._client_made = boto3.client("s3", endpoint_url=self._endpoint)
+        return self._client_made
+
+
+class OverlayStore:
+    """For check mode: reads through to a store, keeps what would be written in memory."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.url = store.url
+        self.written: dict[str, bytes] = {}
+
+    def put_new(self, key: str, data: bytes | Path) -> bool:
+        new = data.read_bytes() if isinstance(data, Path) else data
+        try:
+            stored = read(self, key)
+        except ObjectMissing:
+            self.written[key] = new
+            return True
+        if stored != new:
+            raise ObjectConflict(self.url, key)
+        return False
+
+    def open(self, key: str) -> IO[bytes]:
+        if key in self.written:
+            return io.BytesIO(self.written[key])
+        return self._store.open(key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        mine = (key for key in self.written if key.startswith(prefix))
+        yield from sorted({*self._store.keys(prefix), *mine})
+
+
+def _digest(data: bytes | Path) -> bytes:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).digest()
+    with data.open("rb") as stream:
+        return _stream_digest(stream)
+
+
+def _stream_digest(stream: IO[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.digest()
+
+
+@contextlib.contextmanager
+def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
+    descriptor, name = tempfile.mkstemp(prefix=".put-", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as copy:
+            if isinstance(data, bytes):
+                copy.write(data)
+            else:
+                with data.open("rb") as source:
+                    while chunk := source.read(CHUNK_BYTES):
+                        copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+        yield name
+    finally:
+        os.unlink(name)  # noqa: PTH108 - mkstemp hands out a name, not a Path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _unreachable(url: str, error: BaseException) -> ApgmsError:
+    return ApgmsError(
+        "object_store.unreachable",
+        "The object store cannot be used",
+        where=url,
+        why=" ".join(str(error).split()),
+        mend="check the address, the session (aws sso login --profile apgms-STACK) and the rights",
+    )

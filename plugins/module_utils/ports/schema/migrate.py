@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...domain.canonical import sha256_hex
 from ...errors import ApgmsError
-from . import log, policies, releases, rollbacks
+from . import bundles, log, policies, releases, rollbacks
 
 if TYPE_CHECKING:
     from ..database import Connection
@@ -17,6 +17,7 @@ MIGRATIONS: dict[str, str] = {
     **log.MIGRATIONS,
     **policies.MIGRATIONS,
     **rollbacks.MIGRATIONS,
+    **bundles.MIGRATIONS,
 }
 LOCK_KEY = 0x6170676D73  # "apgms", for pg_advisory_xact_lock
 

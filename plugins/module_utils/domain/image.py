@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING)
 """The image of ``periods`` and ``rpt_tokens`` that a manifest binds.
 
-One canonical JSON object a line, ``{"columns": {name: text or null}, "table": name}``; the values are
-PostgreSQL's own text form, so that a row can be put back exactly as it was.
+One canonical JSON object a line, ``{"columns": {name: text or null}, "table": name}``; the values
+are PostgreSQL's own text form, so that a row can be put back exactly as it was.
 """
 
 from __future__ import annotations

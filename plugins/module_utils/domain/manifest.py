@@ -14,11 +14,10 @@ from typing import Any
 
 from ..errors import ApgmsError
 from .canonical import canonical, parse_canonical, sha256_hex
+from .shape import CENTS, HEX_SHA256, TEXT, MapOf, require_shape
 
 SCHEMA = "apgms.release/manifest/1"
 PURPOSES = ("release", "prototype", "rehearsal")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-_CENTS = re.compile(r"0|-?[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -186,117 +185,65 @@ def _parse_json(data: bytes, where: str) -> Any:
 
 
 def _read(document: dict[str, Any]) -> Manifest:
-    _expect_members(document, _MEMBERS, "the manifest")
-    flags = _object(document, "flags", {"seed": bool, "smoke": bool, "dryRun": bool})
+    require_shape(document, _SHAPE, "the manifest")
+    flags = document["flags"]
     previous = document["previous"]
     manifest = Manifest(
-        stack=_one_of(document, "stack", ("proto", "prod")),
-        purpose=_one_of(document, "purpose", PURPOSES),
         flags=Flags(flags["seed"], flags["smoke"], flags["dryRun"]),
-        batches=tuple(_read_batch(entry) for entry in document["batches"]),
-        ledger=_read_ledger(_object(document, "ledger", _LEDGER)),
-        previous=None if previous is None else Previous(**_object(document, "previous", _PREVIOUS)),
+        batches=tuple(
+            Batch(**{**entry, "amount_cents": int(entry["amount_cents"])})
+            for entry in document["batches"]
+        ),
+        ledger=Ledger(**document["ledger"]),
+        previous=None if previous is None else Previous(**previous),
         **{name: document[name] for name in _PLAIN},
     )
     if manifest.document() != document:
         raise ValueError("its totals are not the sums of its batches")
-    if [_sort_key(batch) for batch in manifest.batches] != sorted(
-        {_sort_key(batch) for batch in manifest.batches}
-    ):
+    keys = [(batch.tax_type, batch.period_id) for batch in manifest.batches]
+    if keys != sorted(set(keys)):
         raise ValueError("its batches are not in order of tax type and period, each once")
     return manifest
 
 
-def _read_batch(entry: Any) -> Batch:
-    _expect_members(entry, _BATCH, "a batch")
-    if not _CENTS.fullmatch(entry["amount_cents"]):
-        raise ValueError(f"amount_cents {entry['amount_cents']!r} is not a number of cents")
-    return Batch(**{**entry, "amount_cents": int(entry["amount_cents"])})
-
-
-def _read_ledger(members: dict[str, Any]) -> Ledger:
-    namespaces = members["namespaces"]
-    _expect_members(namespaces, dict.fromkeys(namespaces, _Digest), "namespaces")
-    return Ledger(**members)
-
-
-def _sort_key(batch: Batch) -> tuple[str, str]:
-    return batch.tax_type, batch.period_id
-
-
-def _object(document: dict[str, Any], name: str, members: dict[str, Any]) -> dict[str, Any]:
-    value: dict[str, Any] = document[name]
-    _expect_members(value, members, name)
-    return value
-
-
-def _one_of(document: dict[str, Any], name: str, values: tuple[str, ...]) -> str:
-    value: str = document[name]
-    if value not in values:
-        raise ValueError(f"{name} is {value!r}, none of {', '.join(values)}")
-    return value
-
-
-class _Digest:
-    """A SHA-256 in lower-case hexadecimal, as the kind of a member."""
-
-
-_PREVIOUS: dict[str, Any] = {"manifest_sha256": _Digest, "tree_size": int}
-_LEDGER: dict[str, Any] = {
-    "origin": str,
-    "tree_size": int,
-    "root": _Digest,
-    "checkpoint_sha256": _Digest,
-    "hashes_sha256": _Digest,
-    "namespaces": dict,
-}
-_BATCH: dict[str, Any] = {
-    "tax_type": str,
-    "period_id": str,
-    "count": int,
-    "amount_cents": str,
-    "rpt_sha256": _Digest,
-    "ledger_sha256": _Digest,
-}
 _PLAIN: dict[str, Any] = {
-    "built_at": str,
-    "release_window": (str, type(None)),
-    "submission_id": str,
-    "rates_version": str,
-    "rates_bundle_sha256": _Digest,
-    "image_sha256": _Digest,
-    "collection_version": str,
-    "source_revision": str,
+    "stack": re.compile("proto|prod"),
+    "purpose": re.compile("|".join(PURPOSES)),
+    "built_at": TEXT,
+    "release_window": (re.compile(r"[0-9]{12}"), None),
+    "submission_id": TEXT,
+    "rates_version": TEXT,
+    "rates_bundle_sha256": HEX_SHA256,
+    "image_sha256": HEX_SHA256,
+    "collection_version": TEXT,
+    "source_revision": TEXT,
 }
-_MEMBERS: dict[str, Any] = {
+_BATCH = {
+    "tax_type": re.compile(r"[A-Z]+"),
+    "period_id": re.compile(r"[0-9]{4}-?(0[1-9]|1[0-2]|Q[1-4])"),
+    "count": int,
+    "amount_cents": CENTS,
+    "rpt_sha256": HEX_SHA256,
+    "ledger_sha256": HEX_SHA256,
+}
+_LEDGER = {
+    "origin": TEXT,
+    "tree_size": int,
+    "root": HEX_SHA256,
+    "checkpoint_sha256": HEX_SHA256,
+    "hashes_sha256": HEX_SHA256,
+    "namespaces": MapOf(re.compile(r"[a-z]+"), HEX_SHA256),
+}
+_SHAPE: dict[str, Any] = {
     **_PLAIN,
-    "schema": str,
-    "stack": str,
-    "purpose": str,
-    "flags": dict,
+    "schema": re.compile(re.escape(SCHEMA)),
+    "flags": {"seed": bool, "smoke": bool, "dryRun": bool},
     "batch_total": int,
-    "amount_total_cents": str,
-    "batches": list,
-    "ledger": dict,
-    "previous": (dict, type(None)),
+    "amount_total_cents": CENTS,
+    "batches": [_BATCH],
+    "ledger": _LEDGER,
+    "previous": ({"manifest_sha256": HEX_SHA256, "tree_size": int}, None),
 }
-
-
-def _expect_members(value: Any, members: dict[str, Any], what: str) -> None:
-    if not isinstance(value, dict) or value.keys() != members.keys():
-        found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"{what} has {found}, expected {sorted(members)}")
-    for name, kind in members.items():
-        if not _is_of(value[name], kind):
-            raise ValueError(f"{name} is {value[name]!r}")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    if kind is _Digest:
-        return isinstance(value, str) and SHA256.fullmatch(value) is not None
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind)
 
 
 def _truncated(where: str, size: int) -> ApgmsError:

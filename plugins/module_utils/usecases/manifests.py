@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from ..domain.manifest import SHA256, Manifest, object_key, parse_manifest
+from ..domain.manifest import Manifest, object_key, parse_manifest
+from ..domain.shape import HEX_SHA256
 from ..errors import ApgmsError
 from ..ports.object_store import ObjectMissing, ObjectStore, read
 
@@ -14,7 +15,7 @@ def load_manifest(store: ObjectStore, checksum: str, stack: str | None = None) -
     :raises ApgmsError: ``manifest.malformed_checksum``, ``manifest.unknown``, and those of
         :func:`parse_manifest`
     """
-    if not SHA256.fullmatch(checksum):
+    if not HEX_SHA256.fullmatch(checksum):
         raise ApgmsError(
             "manifest.malformed_checksum",
             "This is not a manifest checksum",

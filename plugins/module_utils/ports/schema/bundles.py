@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 MIGRATIONS: dict[str, str] = {
-    "bundles/1": """
+    "bundles-1": """
 CREATE TABLE apgms_release.bundle (
     submission_id text PRIMARY KEY,
     stack text NOT NULL,

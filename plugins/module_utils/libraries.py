@@ -16,6 +16,7 @@ from .errors import ApgmsError
 __all__ = [
     "boto3",
     "botocore",
+    "cryptography_exceptions",
     "docker",
     "ec",
     "ed25519",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     import docker
     import jmespath
     import psycopg
+    from cryptography import exceptions as cryptography_exceptions
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -65,6 +67,7 @@ else:
     botocore = _load("botocore")
     _load("botocore.config")
     _load("botocore.exceptions")
+    cryptography_exceptions = _load("cryptography.exceptions", "cryptography")
     docker = _load("docker")
     ec = _load("cryptography.hazmat.primitives.asymmetric.ec", "cryptography")
     ed25519 = _load("cryptography.hazmat.primitives.asymmetric.ed25519", "cryptography")

@@ -1,0 +1,39 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Whether a signature is a signer's own, by policy and by ``ssh-keygen``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ..domain.policy import Policy, namespace
+from ..domain.ssh_signature import Expected, refused, require_claims
+from ..ports import ssh
+
+
+def require_signature(
+    policy: Policy,
+    *,
+    principal: str,
+    kind: str,
+    stack: str,
+    message: bytes,
+    signature: bytes,
+    now: datetime,
+    where: str,
+) -> None:
+    """Check that ``signature`` is the principal's own over ``message``, made for this kind.
+
+    :param where: the signature's file, for messages
+    :raises ApgmsError: ``signature.*``; ``signature.edited`` where only the text does not match
+    """
+    expected = Expected(
+        principal,
+        namespace(kind, stack),
+        now,
+        policy.allowed_signers,
+        policy.revoked_keys,
+    )
+    require_claims(signature, expected, where)
+    fault = ssh.verify(message, signature, expected)
+    if fault:
+        raise refused("edited", where, f"the text is not what was signed: {fault}")

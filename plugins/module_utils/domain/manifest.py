@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ApgmsError
 from .canonical import canonical, parse_canonical, sha256_hex
+from .periods import PERIOD_ID
 from .shape import CENTS, HEX_SHA256, TEXT, MapOf, require_shape
 
 SCHEMA = "apgms.release/manifest/1"
@@ -220,7 +221,7 @@ _PLAIN: dict[str, Any] = {
 }
 _BATCH = {
     "tax_type": re.compile(r"[A-Z]+"),
-    "period_id": re.compile(r"[0-9]{4}-?(0[1-9]|1[0-2]|Q[1-4])"),
+    "period_id": PERIOD_ID,
     "count": int,
     "amount_cents": CENTS,
     "rpt_sha256": HEX_SHA256,

@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""The payload of a reconciliation pass token: its JSON, and the messages an issuer may have signed.
+"""The payload of a reconciliation pass token: its JSON, and what an issuer may have signed.
 
-Issuers sign the compact JSON of the payload with its keys in issue order, some with the keys sorted.
-A ``jsonb`` column keeps neither, so the message is put together again.
+Issuers sign the compact JSON of the payload with its keys in issue order, some with the keys
+sorted. A ``jsonb`` column keeps neither, so the message is put together again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ def parse_payload(text: str) -> dict[str, Any]:
 
     :raises ValueError: where it is not a JSON object, repeats a key, or holds NaN or infinity
     """
-    payload = json.loads(
-        text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant
-    )
+    payload = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
     if not isinstance(payload, dict):
         raise ValueError("it is not an object")
     return payload
@@ -73,7 +71,7 @@ def _number(value: float) -> str:
     if not exponent:
         return digits
     power = int(exponent)
-    if -7 <= power < 0:
+    if -6 <= power < 0:
         return f"{value:.{len(digits.replace('.', '').lstrip('-')) - 1 - power}f}"
     return f"{digits}e{power:+d}"
 

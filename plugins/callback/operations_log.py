@@ -8,7 +8,7 @@ short_description: Keep a hash-chained log of every action
 version_added: 0.1.0
 description:
   - Appends one line of canonical JSON for each task result to a file; every line names the SHA-256
-    of the line before it, so a later change is found by M(apgms.release.operations_log#module).
+    of the line before it, so a later change is found by M(apgms.release.operations_log).
   - Arguments and results of tasks are not logged; only which action ran where, when, on whose
     account, and how it ended.
 author: The APGMS release team (@apgms)

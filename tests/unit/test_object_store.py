@@ -1,0 +1,135 @@
+"""One behaviour, three adapters: a folder, S3 (an emulated server), the check-mode overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    FolderStore,
+    ObjectConflict,
+    ObjectMissing,
+    ObjectStore,
+    OverlayStore,
+    open_object_store,
+    read,
+)
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3", "overlay"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ObjectStore:
+    if request.param == "folder":
+        return open_object_store(f"file://{tmp_path}/store")
+    if request.param == "overlay":
+        return OverlayStore(FolderStore(tmp_path / "store"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "emulated")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "emulated")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    endpoint = request.getfixturevalue("s3_endpoint")
+    bucket = tmp_path.name.replace("_", "-")[-40:].strip("-").lower()
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    return open_object_store(f"s3://{bucket}/evidence", endpoint)
+
+
+def test_what_is_put_is_read(store: ObjectStore) -> None:
+    assert store.put_new("journal/0000000000000001", b"row") is True
+    assert read(store, "journal/0000000000000001") == b"row"
+
+
+def test_the_same_bytes_again_are_no_change(store: ObjectStore) -> None:
+    store.put_new("a", b"1")
+    assert store.put_new("a", b"1") is False
+
+
+def test_other_bytes_are_refused_and_nothing_is_overwritten(store: ObjectStore) -> None:
+    store.put_new("a", b"1")
+    with pytest.raises(ObjectConflict):
+        store.put_new("a", b"2")
+    assert read(store, "a") == b"1"
+
+
+def test_a_file_is_stored_like_bytes(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 3_000_000)
+    assert store.put_new("big", source) is True
+    assert store.put_new("big", source) is False
+    assert read(store, "big") == source.read_bytes()
+
+
+def test_a_missing_object_is_named(store: ObjectStore) -> None:
+    with pytest.raises(ObjectMissing, match="rates/none"):
+        read(store, "rates/none")
+
+
+def test_keys_are_listed_by_prefix_in_order(store: ObjectStore) -> None:
+    for key in ("journal/3", "journal/1", "journals", "rates/1", "journal/2"):
+        store.put_new(key, b"")
+    assert list(store.keys("journal/")) == ["journal/1", "journal/2", "journal/3"]
+    assert list(store.keys("none/")) == []
+
+
+@pytest.mark.parametrize("store", ["folder", "s3"], indirect=True)
+def test_one_of_many_writers_wins(store: ObjectStore) -> None:
+    def attempt(number: int) -> bool:
+        try:
+            return store.put_new("race", b"%d" % number)
+        except ObjectConflict:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(attempt, range(8)))
+    assert outcomes.count(True) == 1
+    assert read(store, "race") == b"%d" % outcomes.index(True)
+
+
+def test_an_overlay_writes_nothing_through(tmp_path: Path) -> None:
+    below = FolderStore(tmp_path)
+    OverlayStore(below).put_new("a", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/../b", "a//b", "."])
+def test_keys_stay_inside_the_folder(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError):
+        FolderStore(tmp_path).put_new(key, b"")
+
+
+@pytest.mark.parametrize("url", ["", "/srv/store", "file://host/store", "s3://", "http://a/b"])
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ApgmsError) as error:
+        open_object_store(url)
+    assert error.value.reason == "object_store.malformed_url"
+
+
+def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file, not a folder")
+    with pytest.raises(ApgmsError) as error:
+        FolderStore(tmp_path / "store").put_new("a", b"1")
+    assert error.value.reason == "object_store.unreachable"
+
+
+def test_an_s3_server_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(ApgmsError) as error:
+        read(open_object_store("s3://bucket", "http://127.0.0.1:1"), "a")
+    assert error.value.reason == "object_store.unreachable"

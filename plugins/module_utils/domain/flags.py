@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..errors import ApgmsError
 from .manifest import Flags
@@ -76,6 +77,20 @@ class Configuration:
     flags: Flags
     release_window: str | None
     rollback_target: str | None
+
+    def as_result(self) -> dict[str, Any]:
+        """Return it as JSON values, the flags under the names that the manifest uses."""
+        return {
+            "stack": self.stack,
+            "purpose": self.purpose,
+            "flags": {
+                "seed": self.flags.seed,
+                "smoke": self.flags.smoke,
+                "dryRun": self.flags.dry_run,
+            },
+            "release_window": self.release_window,
+            "rollback_target": self.rollback_target,
+        }
 
 
 def parse_flag(value: object) -> bool:
@@ -210,7 +225,7 @@ class _Ambiguous:
 
 
 _NAMES = "|".join(WATCHED)
-_MENTION = re.compile(rf"(?:^|[\s;&|(\"'`])({_NAMES})(?![A-Za-z0-9_])(?:\s*[=:+]|\s*$)")
+_MENTION = re.compile(rf"(?<![\w.?/=:@%+-])({_NAMES})(?!\w)(?:\s*[=:+]|\s*$)")
 _ASSIGNMENT = re.compile(
     rf"(?:export[ \t]+)?({_NAMES})="
     r"(?:\"([^\"\\$`]*)\"|'([^']*)'|([^\s\"'\\$`;&|]*))(?:[ \t]+#.*|[ \t]*)"

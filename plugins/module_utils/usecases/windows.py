@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""When a stack may send: the policy's windows, shut by a rollback, reopened by a verified dry run."""
+"""When a stack may send: the policy's windows, shut by a rollback, reopened by a dry run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..domain.policy import Policy
-from ..domain.window import Window, parse_calendar
+from ..domain.window import Calendar, Window, parse_calendar
 from ..errors import ApgmsError
 from ..ports.clock import iso_utc
 from .journal import Journal
@@ -60,7 +60,7 @@ def require_open(
         raise _closed(stack, closure)
     calendar = parse_calendar(policy.document["windows"])
     if not release_window:
-        raise _unstated(calendar.upcoming(now), calendar)
+        raise _unstated(now, calendar)
     window = calendar.window(release_window)
     if not window.opens_at <= now < window.closes_at:
         raise _not_now(window, now, calendar)
@@ -99,3 +99,55 @@ def close(
     if closed:
         body = {"incident_id": incident_id, "reason": reason, "source_revision": source_revision}
         journal.record("window.closed", body)
+
+
+def reopen(connection: Connection, journal: Journal, stack: str, dry_run: DryRun) -> None:
+    """End the closures of a stack that ``dry_run`` is later than, inside the caller's transaction.
+
+    :param dry_run: as :func:`verify_dry_run` returned it
+    :raises ApgmsError: ``window.not_closed``, ``window.not_corrective``
+    """
+
+
+def _closed(stack: str, closure: Closure) -> ApgmsError:
+    return ApgmsError(
+        "window.closed",
+        f"The release window of {stack} is shut by a rollback",
+        where=f"incident {closure.incident_id}, since {iso_utc(closure.closed_at)}",
+        why=f"{closure.reason}; it opens again only with a verified dry run of a later release"
+        f" than source revision {closure.source_revision}",
+        mend="take the corrective release through playbooks/proto_release.yml and its approval, or"
+        " through playbooks/prod_rehearsal.yml; then run playbooks/reopen_window.yml",
+    )
+
+
+def _unstated(now: datetime, calendar: Calendar) -> ApgmsError:
+    return ApgmsError(
+        "window.unstated",
+        "RELEASE_WINDOW is not set",
+        where="the process environment, or apgms_release_window in the inventory",
+        why="a release is sent in one named window of the policy",
+        mend=_choose(now, calendar),
+    )
+
+
+def _not_now(window: Window, now: datetime, calendar: Calendar) -> ApgmsError:
+    early = now < window.opens_at
+    return ApgmsError(
+        "window.not_open_yet" if early else "window.over",
+        f"The release window {window.id} is not open {'yet' if early else 'any more'}",
+        where=f"calendar entry {window.name}",
+        why=f"it is open from {calendar.local(window.opens_at)} to"
+        f" {calendar.local(window.closes_at)}; the database's clock says {calendar.local(now)}",
+        mend="run the same command again when it is open" if early else _choose(now, calendar),
+    )
+
+
+def _choose(now: datetime, calendar: Calendar) -> str:
+    following = next(calendar.upcoming(now), None)
+    if following is None:
+        return "have a window added to the policy; its calendar has none ahead"
+    return (
+        f"export RELEASE_WINDOW={following.id}  # {following.name}, from"
+        f" {calendar.local(following.opens_at)} to {calendar.local(following.closes_at)}"
+    )

@@ -64,18 +64,18 @@ lock:                           ## pin the requirements anew (needs uv)
 	done
 
 local-up: setup                 ## start the embedded stack below build/local
-	$(BIN)/python -m services.local up
+	PYTHONPATH=.collections $(BIN)/python -m services.local up
 local-down: setup               ## stop it
-	$(BIN)/python -m services.local down
+	PYTHONPATH=.collections $(BIN)/python -m services.local down
 
 demo: setup                     ## the whole runbook on the embedded stack; evidence in build/demo
-	$(BIN)/python -m services.demo
+	PYTHONPATH=.collections $(BIN)/python -m services.demo
 
 test: dev                       ## unit and integration tests, unprivileged
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
 
 test-all: dev test lint sanity molecule ## all of it
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 	$(MAKE) faults SEEDS=$(or $(SEEDS),20)
 	$(MAKE) fuzz COUNT=$(or $(COUNT),2000)
 	@echo "test-all: everything above passed"
@@ -97,19 +97,19 @@ molecule: dev                   ## every role's scenario, two at a time; ONLY=<r
 	.ci/molecule $(ONLY)
 
 bench: dev                      ## measure; ONLY=snapshot|rpt|flow|gateway|rollback|evidence|fleet, ROWS=
-	$(BIN)/python -m tests.bench --only "$(ONLY)" --rows "$(ROWS)"
+	PYTHONPATH=.collections $(BIN)/python -m tests.bench --only "$(ONLY)" --rows "$(ROWS)"
 
 faults: dev                     ## crash points and seeded fault schedules; SEEDS=
-	$(BIN)/python -m tests.faults --seeds $(or $(SEEDS),500)
+	PYTHONPATH=.collections $(BIN)/python -m tests.faults --seeds $(or $(SEEDS),500)
 
 fuzz: dev                       ## mutated statements, signatures, manifests, flags; COUNT=
-	$(BIN)/python -m tests.fuzz --count $(or $(COUNT),20000)
+	PYTHONPATH=.collections $(BIN)/python -m tests.fuzz --count $(or $(COUNT),20000)
 
 docs: dev                       ## module and role documentation as HTML below build/docs
 	.ci/docs
 
 clean:                          ## stop the embedded stack, remove what was made here
-	-[ ! -x $(BIN)/python ] || $(BIN)/python -m services.local down
+	-[ ! -x $(BIN)/python ] || PYTHONPATH=.collections $(BIN)/python -m services.local down
 	rm -rf build .venv .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:

@@ -18,6 +18,7 @@ SHARED = ROOT.parent / "shared"
 """Other people's data, present on the founders' machines only."""
 
 _numbers = itertools.count(1)
+_skips: list[pytest.TestReport] = []
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,28 @@ def database_url(postgres_url: str) -> Iterator[str]:
 
 def _of_database(url: str, name: str) -> str:
     return psycopg.conninfo.make_conninfo(url, dbname=name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("apgms")
+    group.addoption("--no-skips", action="store_true", help="a skipped test fails the run")
+    group.addoption(
+        "--engine-down",
+        action="append",
+        default=[],
+        choices=["docker"],
+        help="an engine that was proven unable to start; its tests may be skipped",
+    )
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped:
+        _skips.append(report)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not session.config.getoption("--no-skips"):
+        return
+    down = set(session.config.getoption("--engine-down"))
+    if any(not down & set(report.keywords) for report in _skips):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

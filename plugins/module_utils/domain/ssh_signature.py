@@ -16,6 +16,15 @@ from ..errors import ApgmsError
 from .signers import PublicKey, SignerLine, key_of_blob, ssh_strings
 
 
+class Refusal(ApgmsError):
+    """A signature or a signed statement that does not count; another one may."""
+
+    def __init__(self, reason: str, what: str, where: str, why: str, mend: str) -> None:
+        super().__init__(reason, what, where=where, why=why, mend=mend)
+        self.where = where
+        self.why = why
+
+
 @dataclass(frozen=True)
 class SignatureClaims:
     """The key and the namespace that a signature names."""
@@ -54,7 +63,7 @@ def require_claims(armored: bytes, expected: Expected, where: str) -> None:
     """Check everything about a signature but its cryptography.
 
     :param where: the signature's file, for messages
-    :raises ApgmsError: ``signature.malformed``, ``signature.wrong_namespace``,
+    :raises Refusal: ``signature.malformed``, ``signature.wrong_namespace``,
         ``signature.revoked``, ``signature.unknown_signer``, ``signature.foreign_key``,
         ``signature.namespace_not_allowed``, ``signature.key_not_yet_valid``,
         ``signature.key_expired``
@@ -73,11 +82,9 @@ def require_claims(armored: bytes, expected: Expected, where: str) -> None:
     _require_valid(lines, expected, where)
 
 
-def refused(name: str, where: str, why: str) -> ApgmsError:
+def refused(name: str, where: str, why: str) -> Refusal:
     """Return the refusal ``signature.NAME``."""
-    return ApgmsError(
-        f"signature.{name}", "A signature is refused", where=where, why=why, mend=_MENDS[name]
-    )
+    return Refusal(f"signature.{name}", "A signature does not count", where, why, _MENDS[name])
 
 
 def _require_owner(

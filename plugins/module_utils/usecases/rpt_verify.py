@@ -63,6 +63,15 @@ class RptVerdict:
         """How many rows are fit to be released."""
         return self.total - self.invalid_total
 
+    def summary(self) -> dict[str, Any]:
+        """Return what the manifest's signed verdict says; JSON values."""
+        return {
+            "total": self.total,
+            "valid": self.valid,
+            "expired_since": self.expired_since,
+            "columns_absent": self.columns_absent,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON values, amounts as strings of cents."""
         return {

@@ -1,0 +1,98 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The files of bundles, on this controller and in the object store, and how they are checked.
+
+Both places are stores: here the keys are ``<manifest checksum>/<name>``, there they begin with
+``releases/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..domain.attestation import read_attestation
+from ..domain.manifest import Manifest
+from ..domain.policy import Policy
+from ..errors import ApgmsError
+from ..ports.object_store import CHUNK_BYTES, ObjectMissing, ObjectStore, read
+
+MANIFEST = "manifest.json"
+CHECKSUM = "manifest.json.sha256"
+ATTESTATION = "manifest.dsse.json"
+
+
+def checksum_file(checksum: str) -> bytes:
+    """Return the content of ``manifest.json.sha256``, which ``sha256sum -c`` reads."""
+    return f"{checksum}  {MANIFEST}\n".encode()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files below ``folder``, with the folders they need."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def publish(folder: Path, store: ObjectStore, prefix: str) -> None:
+    """Put every file of a bundle to a store; the manifest last, so that it refers to no gap."""
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
+        store.put_new(prefix + name, folder / name)
+
+
+def fetch(store: ObjectStore, source: str, local: ObjectStore, target: str) -> list[str]:
+    """Copy the files below ``source`` that ``local`` lacks below ``target``; return their names."""
+    here = {key.removeprefix(target) for key in local.keys(target)}
+    there = [key.removeprefix(source) for key in store.keys(source)]
+    missing = [name for name in there if name not in here]
+    for name in missing:
+        with store.open(source + name) as stream, tempfile.NamedTemporaryFile() as copy:
+            shutil.copyfileobj(stream, copy, CHUNK_BYTES)
+            copy.flush()
+            local.put_new(target + name, Path(copy.name))
+    return missing
+
+
+def require_unaltered(store: ObjectStore, prefix: str, manifest: Manifest, policy: Policy) -> None:
+    """Check every file of a bundle against its manifest, and the signed verdict on that.
+
+    :raises ApgmsError: ``bundle.altered``, and those of :func:`read_attestation`
+    """
+    for name, why in _deviations(store, prefix, manifest):
+        raise ApgmsError(
+            "bundle.altered",
+            "A bundle is not what was built",
+            where=f"{store.url}/{prefix}{name}",
+            why=why,
+            mend="keep the file as evidence and remove it from the bundle's folder on this"
+            " controller: the same command fetches it again; an altered object store needs a new"
+            " bundle under a new submission id",
+        )
+    where = f"{store.url}/{prefix}{ATTESTATION}"
+    attestation = read(store, prefix + ATTESTATION)
+    read_attestation(attestation, policy.manifest_keys, manifest.checksum, where=where)
+
+
+def _deviations(store: ObjectStore, prefix: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for name, digest in {MANIFEST: manifest.checksum, **manifest.files}.items():
+        found = stored_sha256(store, prefix + name)
+        if found != digest:
+            yield name, f"its SHA-256 is {found or 'unknown: it is missing'}, not {digest}"
+    if stored_sha256(store, prefix + ATTESTATION) is None:
+        yield ATTESTATION, "it is missing"
+
+
+def stored_sha256(store: ObjectStore, key: str) -> str | None:
+    """Return the SHA-256 of an object in hexadecimal; None where there is none."""
+    digest = hashlib.sha256()
+    try:
+        with store.open(key) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except ObjectMissing:
+        return None
+    return digest.hexdigest()

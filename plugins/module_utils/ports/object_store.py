@@ -188,7 +188,7 @@ class S3Store:
             raise _unreachable(self.url, error) from error
         except botocore.exceptions.BotoCoreError as error:
             raise _unreachable(self.url, error) from error
-        return cast("IO[bytes]", answer["Body"])
+        return cast("IO[bytes]", io.BufferedReader(_S3Body(answer["Body"], self.url), CHUNK_BYTES))
 
     def keys(self, prefix: str) -> Iterator[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -206,6 +206,27 @@ class S3Store:
         if self._client_made is None:
             self._client_made = boto3.client("s3", endpoint_url=self._endpoint)
         return self._client_made
+
+
+class _S3Body(io.RawIOBase):
+    """The body of an answer, with the faults of its connection in the operator's words."""
+
+    def __init__(self, body: Any, url: str) -> None:
+        self._body = body
+        self._url = url
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._body.readinto(buffer))
+        except botocore.exceptions.BotoCoreError as error:
+            raise _unreachable(self._url, error) from error
+
+    def close(self) -> None:
+        self._body.close()
+        super().close()
 
 
 class OverlayStore:

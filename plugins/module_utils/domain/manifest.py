@@ -193,13 +193,12 @@ def parse_manifest(
 def _parse_json(data: bytes, where: str) -> Any:
     try:
         return parse_canonical(data)
-    except json.JSONDecodeError as error:
-        if not data.endswith(b"}") or error.pos == len(error.doc):
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        ends_early = isinstance(error, json.JSONDecodeError) and error.pos == len(error.doc)
+        if ends_early or not data.endswith(b"}"):
             raise _truncated(where, len(data)) from None
         raise _altered(where, str(error)) from None
     except ValueError as error:
-        if not data.endswith(b"}"):
-            raise _truncated(where, len(data)) from None
         raise _altered(where, str(error)) from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 ISSUE_ORDER = (
@@ -65,15 +66,12 @@ def _text(value: Any) -> str:
 
 def _number(value: float) -> str:
     """ECMAScript Number::toString: decimal from 1e-6 up to 1e21, exponents without padding."""
-    if value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
+    if value == 0:
+        return "0"
+    if 1e-6 <= abs(value) < 1e21:
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
     digits, _, exponent = repr(value).partition("e")
-    if not exponent:
-        return digits
-    power = int(exponent)
-    if -6 <= power < 0:
-        return f"{value:.{len(digits.replace('.', '').lstrip('-')) - 1 - power}f}"
-    return f"{digits}e{power:+d}"
+    return f"{digits.removesuffix('.0')}e{int(exponent):+d}"
 
 
 def _ordered(value: Mapping[str, Any], order: tuple[str, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..domain.statement import (
     stack_of,
 )
 from ..ports import ssh
+from ..ports.clock import MAX_SKEW_SECONDS
 from .signatures import require_signature
 
 
@@ -58,13 +59,15 @@ def sign_statement(
 ) -> Signed:
     """Return a statement, signed, and verified as whoever relies on it will verify it.
 
+    It is valid from a minute ago: whoever relies on it may have a clock that is that much behind.
+
     :param key: path of an SSH private key, or of a public key whose private half is in the agent
     :param nonce: 32 hexadecimal digits, never used before
     :param minutes: how long it is valid; as long as the policy allows, if not given
     :raises ApgmsError: ``statement.malformed``, ``statement.unknown_signer``,
         ``statement.kind_not_allowed``, ``ssh.cannot_sign``, ``signature.*``
     """
-    start = now.replace(microsecond=0)
+    start = now.replace(microsecond=0) - timedelta(seconds=MAX_SKEW_SECONDS)
     statement = Statement(
         kind=kind,
         stack=stack_of(kind, policy.stack),

@@ -1,0 +1,190 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Fill the sandbox ledger of the prototype stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ..domain.periods import parse_period_id
+from ..domain.rates import Catalog
+from ..domain.synthetic import Plan, require_plan
+from ..errors import ApgmsError
+from ..libraries import sql
+from ..ports.clock import Clock
+from ..ports.database import columns, rehearsal
+from .seed_load import (
+    SOURCE_TABLES,
+    Counts,
+    copy_blocks,
+    count_rows,
+    load_ledger,
+    table_name,
+)
+from .seed_rows import LEDGER_COLUMNS, SOURCE_COLUMNS, RowWriter
+
+if TYPE_CHECKING:
+    from ..ports.database import Connection
+
+_TABLES = {**LEDGER_COLUMNS, **SOURCE_COLUMNS}
+
+
+@dataclass(frozen=True)
+class SeedRequest:
+    """What the operator asks for."""
+
+    stack: str
+    number: int
+    """The seed number: the same one gives the same ledger."""
+    entities: int
+    period_ids: Sequence[str]
+    issued_at: datetime | None
+    """When the tokens are issued; None: when the ledger is seeded, kept on every later run."""
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Rows by table before and after, and when the tokens were issued."""
+
+    issued_at: datetime
+    before: Counts
+    after: Counts
+
+
+def seed_ledger(
+    connection: Connection,
+    clock: Clock,
+    request: SeedRequest,
+    catalog: Catalog,
+    sign: Callable[[bytes], bytes],
+    *,
+    check_mode: bool,
+) -> Seeded:
+    """Fill an empty sandbox ledger; leave one that holds this very seed as it is.
+
+    In check mode the rows are made and counted, and none is written.
+
+    :param sign: signs with the stack's RPT key, Ed25519
+    :raises ApgmsError: ``seed.stack``, ``seed.other_rows``, ``seed.size``, ``seed.periods``,
+        ``seed.period_not_over``
+    """
+    require_proto(request.stack)
+    for table in LEDGER_COLUMNS:
+        columns(connection, table)
+    before = _count(connection)
+    occupied = any(before.values())
+    plan = _plan(connection, clock, request, catalog, occupied)
+    if occupied:
+        _require_this_seed(connection, plan, sign)
+        after = before
+    elif check_mode:
+        after = count_rows(plan, sign)
+    else:
+        after = load_ledger(connection, plan, sign, sources=True)
+    return Seeded(plan.issued_at, before, after)
+
+
+def require_proto(stack: str) -> None:
+    """Refuse every stack but the prototype.
+
+    :raises ApgmsError: ``seed.stack``
+    """
+    if stack != "proto":
+        raise ApgmsError(
+            "seed.stack",
+            "Only the prototype stack has a sandbox ledger to seed and check",
+            where=f"stack: {stack}",
+            why="synthetic rows must never stand among real ones",
+            mend="ansible-playbook -i inventories/proto playbooks/proto_release.yml",
+        )
+
+
+def _plan(
+    connection: Connection, clock: Clock, request: SeedRequest, catalog: Catalog, occupied: bool
+) -> Plan:
+    issued_at = request.issued_at
+    if issued_at is None and occupied:
+        issued_at = _first_issue(connection)
+    plan = Plan(
+        number=request.number,
+        entities=request.entities,
+        periods=tuple(map(parse_period_id, request.period_ids)),
+        issued_at=(issued_at or clock.now()).astimezone(UTC).replace(microsecond=0),
+        catalog=catalog,
+        valid_abns=False,
+    )
+    require_plan(plan)
+    return plan
+
+
+def _first_issue(connection: Connection) -> datetime | None:
+    row = connection.execute("SELECT min(created_at) FROM rpt_tokens").fetchone()
+    return row[0] if row else None
+
+
+def _count(connection: Connection) -> Counts:
+    query = sql.SQL("SELECT count(*) FROM {}")
+    counts = {}
+    for table in _TABLES:
+        found = connection.execute("SELECT to_regclass(%s)", [table]).fetchone()
+        exists = found is not None and found[0] is not None
+        row = connection.execute(query.format(table_name(table))).fetchone() if exists else None
+        counts[table] = int(row[0]) if row else 0
+    return counts
+
+
+def _require_this_seed(connection: Connection, plan: Plan, sign: Callable[[bytes], bytes]) -> None:
+    """Make the rows of ``plan`` anew beside the tables and compare; all of it is rolled back."""
+    with rehearsal(connection):
+        connection.execute(SOURCE_TABLES)
+        targets = {table: f"expected_{table.rpartition('.')[2]}" for table in _TABLES}
+        for table, target in targets.items():
+            connection.execute(_statement(_MAKE_EXPECTED, table, target))
+        copy_blocks(
+            connection, RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), ""), targets
+        )
+        other = {
+            table: (missing, unexpected)
+            for table, target in targets.items()
+            if (missing := _left_over(connection, table, _MISSING, target))
+            + (unexpected := _left_over(connection, table, _UNEXPECTED, target))
+        }
+    if other:
+        raise _other_rows(connection, other)
+
+
+_MAKE_EXPECTED = "CREATE TEMPORARY TABLE {target} AS SELECT {columns} FROM {table} WITH NO DATA"
+_MISSING = "SELECT {columns} FROM {target} EXCEPT ALL SELECT {columns} FROM {table}"
+_UNEXPECTED = "SELECT {columns} FROM {table} EXCEPT ALL SELECT {columns} FROM {target}"
+
+
+def _left_over(connection: Connection, table: str, template: str, target: str) -> int:
+    query = sql.SQL("SELECT count(*) FROM ({}) AS left_over")
+    row = connection.execute(query.format(_statement(template, table, target))).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _statement(template: str, table: str, target: str) -> sql.Composed:
+    names = [sql.Identifier(name.strip()) for name in _TABLES[table].split(",")]
+    return sql.SQL(template).format(
+        table=table_name(table),
+        target=sql.Identifier(target),
+        columns=sql.SQL(", ").join(names),
+    )
+
+
+def _other_rows(connection: Connection, other: dict[str, tuple[int, int]]) -> ApgmsError:
+    found = "; ".join(
+        f"{table}: {missing} rows of the seed missing, {unexpected} rows not of the seed"
+        for table, (missing, unexpected) in other.items()
+    )
+    return ApgmsError(
+        "seed.other_rows",
+        "The ledger holds rows that are not of this seed; nothing was changed",
+        where=f"database {connection.info.dbname}",
+        why=found,
+        mend="seed an empty database, or ask for the seed number, sizes, periods, rates and key"
+        " that this ledger was seeded with",
+    )

@@ -1,0 +1,149 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Load the rows of a synthetic ledger with COPY, in one transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ..domain.synthetic import Plan
+from ..libraries import sql
+from .seed_rows import LEDGER_COLUMNS, SOURCE_COLUMNS, Block, RowWriter
+
+if TYPE_CHECKING:
+    from ..ports.database import Connection
+
+SOURCE_TABLES = """
+CREATE SCHEMA IF NOT EXISTS apgms_sandbox;
+CREATE TABLE IF NOT EXISTS apgms_sandbox.payroll_line (
+    abn text NOT NULL,
+    period_id text NOT NULL,
+    paid_on date NOT NULL,
+    scale text NOT NULL,
+    frequency text NOT NULL,
+    gross_cents bigint NOT NULL,
+    withheld_cents bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS apgms_sandbox.trade_line (
+    abn text NOT NULL,
+    period_id text NOT NULL,
+    traded_on date NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('sale', 'purchase')),
+    gst_code text NOT NULL,
+    price_cents bigint NOT NULL,
+    gst_cents bigint NOT NULL
+);
+"""
+Counts = dict[str, int]
+"""Rows by table."""
+
+
+def load_ledger(
+    connection: Connection,
+    plan: Plan,
+    sign: Callable[[bytes], bytes],
+    *,
+    sources: bool,
+    progress: Callable[[int], None] = lambda entities: None,
+) -> Counts:
+    """Add the rows of ``plan`` to the APGMS tables; return how many, by table.
+
+    :param sources: also fill the sandbox's own tables of payroll and trade
+    :param progress: told how many entities' rows have been made so far
+    """
+    with connection.transaction():
+        if sources:
+            connection.execute(SOURCE_TABLES)
+        for table in LEDGER_COLUMNS:
+            connection.execute(_query("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table))
+        writer = RowWriter(plan, sign, _next_ids(connection), _terminal_hash(connection))
+        columns = {**LEDGER_COLUMNS, **(SOURCE_COLUMNS if sources else {})}
+        counts = copy_blocks(connection, writer, {name: name for name in columns}, progress)
+        for table in LEDGER_COLUMNS:
+            _advance_sequence(connection, table)
+    return counts
+
+
+def copy_blocks(
+    connection: Connection,
+    writer: RowWriter,
+    targets: dict[str, str],
+    progress: Callable[[int], None] = lambda entities: None,
+) -> Counts:
+    """Copy every block into ``targets`` (table to the table that takes its rows).
+
+    One thread makes rows while the other waits for the database.
+    """
+    counts: Counter[str] = Counter(dict.fromkeys(targets, 0))
+    made = 0
+    with ThreadPoolExecutor(max_workers=1) as copier:
+        pending: Future[None] | None = None
+        for block in writer.blocks():
+            if pending:
+                pending.result()
+            pending = copier.submit(_copy, connection, block, targets)
+            counts.update({table: len(block.lines.get(table, ())) for table in targets})
+            made += block.entities
+            progress(made)
+        if pending:
+            pending.result()
+    return dict(counts)
+
+
+def count_rows(plan: Plan, sign: Callable[[bytes], bytes]) -> Counts:
+    """Return how many rows ``plan`` makes, by table, without a database."""
+    counts: Counter[str] = Counter()
+    for block in RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), "").blocks():
+        counts.update({table: len(lines) for table, lines in block.lines.items()})
+    return dict(counts)
+
+
+def table_name(table: str) -> sql.Identifier:
+    """Return a table's name, quoted, with its schema if it has one."""
+    return sql.Identifier(*table.split("."))
+
+
+def key_of(table: str) -> str:
+    """Return the key column of an APGMS table."""
+    return LEDGER_COLUMNS[table].partition(",")[0]
+
+
+def _copy(connection: Connection, block: Block, targets: dict[str, str]) -> None:
+    columns = {**LEDGER_COLUMNS, **SOURCE_COLUMNS}
+    with connection.cursor() as cursor:
+        for table, target in targets.items():
+            statement = _query("COPY {} ({}) FROM STDIN", target, columns[table])
+            with cursor.copy(statement) as copy:
+                copy.write("".join(block.lines.get(table, ())))
+
+
+def _next_ids(connection: Connection) -> dict[str, int]:
+    return {table: _highest(connection, table) + 1 for table in LEDGER_COLUMNS}
+
+
+def _highest(connection: Connection, table: str) -> int:
+    query = _query("SELECT coalesce(max({1}), 0) FROM {0}", table, key_of(table))
+    row = connection.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _advance_sequence(connection: Connection, table: str) -> None:
+    highest = _highest(connection, table)
+    if highest:
+        connection.execute(
+            "SELECT setval(pg_get_serial_sequence(%s, %s), %s)", [table, key_of(table), highest]
+        )
+
+
+def _terminal_hash(connection: Connection) -> str:
+    row = connection.execute(
+        "SELECT terminal_hash FROM audit_log ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _query(template: str, table: str, columns: str = "") -> sql.Composed:
+    names = (sql.Identifier(name.strip()) for name in columns.split(","))
+    return sql.SQL(template).format(table_name(table), sql.SQL(", ").join(names))

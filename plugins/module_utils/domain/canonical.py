@@ -27,10 +27,21 @@ def parse_canonical(data: bytes) -> Any:
 
     :raises ValueError: where ``data`` is not JSON, repeats a key, or is not in canonical form
     """
-    value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_pairs)
+    value = parse_json(data)
     if canonical(value) != data:
         raise ValueError("valid JSON, but not in canonical form (RFC 8785)")
     return value
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of JSON in UTF-8.
+
+    :raises ValueError: where ``data`` is not JSON, or repeats a key
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_pairs)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sha256_hex(data: bytes) -> str:

@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 from ..domain.policy import GatewayPins
 from ..domain.receipt import Rejection
 from ..errors import ApgmsError
+from .http import CHUNK_BYTES, LOOPBACK
 from .signer import key_id
 
 CONTRACT = "apgms.release/gateway/1"
-CHUNK_BYTES = 1 << 16
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -113,11 +112,18 @@ class Attempt:
 class GatewayUnavailable(ApgmsError):
     """A question to the gateway got no answer that can be relied on; it may be asked again.
 
-    Reasons: ``gateway.unreachable``, ``gateway.busy``, ``gateway.malformed_answer``.
+    Reasons: ``gateway.unreachable``, ``gateway.busy``, ``gateway.malformed_answer``,
+    ``gateway.redirected``, ``gateway.not_issued``.
     """
 
     def __init__(
-        self, reason: str, what: str, *, where: str, why: str, retry_after_seconds: float | None
+        self,
+        reason: str,
+        what: str,
+        *,
+        where: str,
+        why: str,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(
             reason,
@@ -138,8 +144,22 @@ class Body:
     sha256: str
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes."""
-        return _chunks(self.parts)
+        """Yield the bytes; the last of them only if all are still those that were digested.
+
+        :raises ApgmsError: ``gateway.body_changed``, ``gateway.body_unreadable``
+        """
+        digest, length, held = hashlib.sha256(), 0, b""
+        for chunk in _chunks(self.parts):
+            digest.update(chunk)
+            length += len(chunk)
+            if length > self.length:
+                raise _body_changed()
+            if held:
+                yield held
+            held = chunk
+        if digest.hexdigest() != self.sha256:
+            raise _body_changed()
+        yield held
 
 
 def submission_body(manifest: bytes, rpts: Sequence[Callable[[], IO[bytes]]]) -> Body:
@@ -173,6 +193,8 @@ class Gateway(Protocol):
         """Send a submission once, and say what is known afterwards. Never raises for the network.
 
         :param idempotency_key: 16 to 128 of letters, digits, ``-``, ``.``, ``_``
+        :raises ApgmsError: ``gateway.body_changed``, ``gateway.body_unreadable``: what was sent by
+            then is no whole request, and is dropped
         """
 
     def status(self, job_id: str, rejections_from: str | None = None) -> Status:
@@ -248,6 +270,7 @@ def authority(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")
     except ValueError as error:
         raise _malformed_url(url, str(error)) from None
     if parts.scheme not in _PORTS or not host or parts.query or parts.fragment or parts.username:
@@ -273,6 +296,26 @@ def _malformed_url(url: str, why: str) -> ApgmsError:
     )
 
 
+def _body_changed() -> ApgmsError:
+    return ApgmsError(
+        "gateway.body_changed",
+        "The bundle changed while it was sent; the gateway dropped what it got",
+        where="rpts/*.jsonl of the bundle",
+        why="the bytes are not those that were digested before",
+        mend="find out who writes to the bundle, then run the same command again",
+    )
+
+
+def _body_unreadable(error: OSError) -> ApgmsError:
+    return ApgmsError(
+        "gateway.body_unreadable",
+        "The bundle cannot be read while it is sent",
+        where=str(error.filename or "rpts/*.jsonl of the bundle"),
+        why=str(error),
+        mend="make the bundle readable, then run the same command again",
+    )
+
+
 def _key_id(pem: str) -> str | None:
     try:
         return key_id(pem.encode())
@@ -286,6 +329,9 @@ def _listed(names: Iterable[str]) -> str:
 
 def _chunks(parts: Iterable[Callable[[], IO[bytes]]]) -> Iterator[bytes]:
     for part in parts:
-        with part() as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
+        try:
+            with part() as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise _body_unreadable(error) from error

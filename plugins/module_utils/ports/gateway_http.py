@@ -1,0 +1,374 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The gateway over HTTP: the contract's answers, read strictly.
+
+Everything that is not an answer of the contract is treated as no answer at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from ..domain.canonical import parse_json
+from ..domain.policy import GatewayPins
+from ..domain.receipt import read_rejection
+from ..errors import ApgmsError
+from .clock import Clock, SystemClock
+from .gateway import (
+    CONTRACT,
+    Attempt,
+    Body,
+    Disposition,
+    GatewayUnavailable,
+    Identity,
+    State,
+    Status,
+    check_host,
+)
+from .http import Answer, Broken, HttpClient, Limits, NotConnected
+
+Parsed = TypeVar("Parsed")
+
+MAX_ANSWER_BYTES = 1 << 20
+MAX_RECEIPT_BYTES = 64 << 20
+IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,128}")
+RETRYABLE = frozenset({408, 425, 429})
+REFUSALS = {
+    "unauthorised": 401,
+    "bad_request": 400,
+    "missing_idempotency_key": 400,
+    "missing_content_digest": 400,
+    "digest_mismatch": 400,
+    "dry_run": 403,
+    "wrong_environment": 403,
+    "too_large": 413,
+    "wrong_media_type": 415,
+    "manifest_malformed": 422,
+    "rows_differ_from_manifest": 422,
+    "key_reused": 422,
+}
+"""The problems that are a definite no, with the status that belongs to each."""
+
+
+def open_gateway(
+    url: str,
+    pins: GatewayPins,
+    *,
+    ca: str | None = None,
+    client_cert: str | None = None,
+    client_key: str | None = None,
+    token: str | None = None,
+    clock: Clock | None = None,
+    limits: Limits | None = None,
+) -> HttpGateway:
+    """Return the gateway at ``url``, which the policy must pin; nothing is sent yet.
+
+    :param ca: PEM file of the authorities that sign its certificate, instead of the system's
+    :param client_cert: PEM file; ``client_key`` is the file of its private key
+    :param token: bearer token
+    :raises ApgmsError: ``gateway.malformed_url``, ``gateway.plain_http``,
+        ``gateway.unpinned_host``, ``gateway.tls_file``, ``gateway.malformed_token``
+    """
+    check_host(pins, url)
+    if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ApgmsError(
+            "gateway.malformed_token",
+            "The gateway's bearer token cannot be sent",
+            where="gateway_token",
+            why="it is empty, or holds spaces, line ends or other than ASCII characters",
+            mend="set apgms_gateway_token to the token alone",
+        )
+    client = HttpClient(url, ca=ca, client_cert=client_cert, client_key=client_key, limits=limits)
+    return HttpGateway(url, client, token, clock or SystemClock())
+
+
+class HttpGateway:
+    """The gateway over HTTP; :func:`open_gateway` makes it."""
+
+    def __init__(self, url: str, client: HttpClient, token: str | None, clock: Clock) -> None:
+        self.url = url
+        self._client = client
+        self._clock = clock
+        self._headers = {"User-Agent": "apgms.release"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def identity(self) -> Identity:
+        return self._ask("/v1/identity", _read_identity)
+
+    def submit(self, idempotency_key: str, body: Body) -> Attempt:
+        if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise ValueError(f"{idempotency_key!r} is not an idempotency key")
+        digest = base64.b64encode(bytes.fromhex(body.sha256)).decode()
+        headers = {
+            **self._headers,
+            "Content-Type": "application/x-ndjson",
+            "Content-Length": str(body.length),
+            "Content-Digest": f"sha-256=:{digest}:",
+            "Idempotency-Key": idempotency_key,
+        }
+        try:
+            answer = self._client.request(
+                "POST",
+                "/v1/submissions",
+                headers,
+                body=body.chunks(),
+                length=body.length,
+                max_bytes=MAX_ANSWER_BYTES,
+            )
+        except NotConnected as error:
+            return Attempt(Disposition.NOT_SENT, detail=str(error))
+        except Broken as error:
+            return Attempt(Disposition.UNKNOWN, detail=str(error))
+        return self._attempt(answer, idempotency_key, body.sha256)
+
+    def status(self, job_id: str, rejections_from: str | None = None) -> Status:
+        query = f"?{urlencode({'rejections_from': rejections_from})}" if rejections_from else ""
+        path = f"/v1/submissions/{quote(job_id, safe='')}"
+        status = self._ask_or_none(path + query, self._read_status)
+        if status is None:
+            raise GatewayUnavailable(
+                "gateway.unknown_job",
+                "The gateway does not know a submission that it named itself",
+                where=self.url + path,
+                why="it answers 404 for the job",
+            )
+        return self._same(status, path, job_id=job_id)
+
+    def lookup(
+        self, *, manifest_sha256: str | None = None, idempotency_key: str | None = None
+    ) -> Status | None:
+        asked = {"manifest_sha256": manifest_sha256, "idempotency_key": idempotency_key}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if len(given) != 1:
+            raise ValueError("give exactly one of manifest_sha256 and idempotency_key")
+        path = f"/v1/submissions?{urlencode(given)}"
+        status = self._ask_or_none(path, self._read_status)
+        return None if status is None else self._same(status, path, **given)
+
+    def receipt(self, receipt_id: str) -> bytes:
+        path = f"/v1/receipts/{quote(receipt_id, safe='')}"
+        answer = self._get(path, MAX_RECEIPT_BYTES)
+        if answer.status == 404:
+            raise GatewayUnavailable(
+                "gateway.not_issued",
+                "The gateway has not issued the receipt that it named",
+                where=self.url + path,
+                why="it answers 404",
+                retry_after_seconds=answer.retry_after(self._clock.now()),
+            )
+        self._require(answer, path, "application/vnd.dsse+json")
+        return answer.body
+
+    def _attempt(self, answer: Answer, idempotency_key: str, body_sha256: str) -> Attempt:
+        pace = answer.retry_after(self._clock.now())
+        unknown = Attempt(
+            Disposition.UNKNOWN,
+            retry_after_seconds=pace,
+            status=answer.status,
+            detail=_described(answer),
+        )
+        try:
+            if answer.status == 202 and answer.media_type == "application/json":
+                return _taken(self._read_status(answer), idempotency_key, body_sha256) or unknown
+            problem = _read_problem(answer)
+        except ValueError:
+            return unknown
+        disposition = _disposition(problem["code"], answer.status)
+        return Attempt(
+            disposition,
+            problem.get("job_id"),
+            pace,
+            answer.status,
+            problem["code"],
+            _described(answer),
+        )
+
+    def _ask(self, path: str, read: Callable[[Answer], Parsed]) -> Parsed:
+        found = self._ask_or_none(path, read)
+        if found is None:
+            raise self._malformed(path, "it answers 404")
+        return found
+
+    def _ask_or_none(self, path: str, read: Callable[[Answer], Parsed]) -> Parsed | None:
+        answer = self._get(path, MAX_ANSWER_BYTES)
+        if answer.status == 404:
+            return None
+        self._require(answer, path, "application/json")
+        try:
+            return read(answer)
+        except ValueError as error:
+            raise self._malformed(path, str(error)) from None
+
+    def _get(self, path: str, max_bytes: int) -> Answer:
+        """Return an answer that is a success, or the contract's own 404."""
+        try:
+            answer = self._client.request("GET", path, self._headers, max_bytes=max_bytes)
+        except (NotConnected, Broken) as error:
+            raise GatewayUnavailable(
+                "gateway.unreachable",
+                "The gateway cannot be reached, or the connection to it broke",
+                where=self.url + path,
+                why=str(error),
+            ) from error
+        if answer.status != 200:
+            self._refuse_unless_not_found(answer, path)
+        return answer
+
+    def _refuse_unless_not_found(self, answer: Answer, path: str) -> None:
+        if answer.status in RETRYABLE or answer.status >= 500:
+            raise GatewayUnavailable(
+                "gateway.busy",
+                "The gateway asks to come back later",
+                where=self.url + path,
+                why=_described(answer),
+                retry_after_seconds=answer.retry_after(self._clock.now()),
+            )
+        if 300 <= answer.status < 400:
+            raise GatewayUnavailable(
+                "gateway.redirected",
+                "The gateway answers with a redirect, which is never followed",
+                where=self.url + path,
+                why=f"{answer.status} to {answer.headers.get('location', 'nowhere')}",
+            )
+        try:
+            problem = _read_problem(answer)
+        except ValueError as error:
+            raise self._malformed(path, str(error)) from None
+        if answer.status != 404:
+            raise self._refused(path, answer, problem["code"])
+
+    def _require(self, answer: Answer, path: str, media_type: str) -> None:
+        if answer.media_type != media_type or not answer.body:
+            raise self._malformed(path, _described(answer))
+
+    def _read_status(self, answer: Answer) -> Status:
+        return read_status(answer.body, answer.retry_after(self._clock.now()))
+
+    def _same(self, status: Status, path: str, **asked: str) -> Status:
+        for name, value in asked.items():
+            if getattr(status, name) != value:
+                raise self._malformed(path, f"it answers for {name} {getattr(status, name)}")
+        return status
+
+    def _malformed(self, path: str, why: str) -> GatewayUnavailable:
+        return GatewayUnavailable(
+            "gateway.malformed_answer",
+            "The gateway answered something that is not in its contract",
+            where=self.url + path,
+            why=why,
+        )
+
+    def _refused(self, path: str, answer: Answer, code: str) -> ApgmsError:
+        return ApgmsError(
+            "gateway.refused",
+            "The gateway refused to answer",
+            where=self.url + path,
+            why=_described(answer),
+            mend="check apgms_gateway_token and the client certificate"
+            if code == "unauthorised"
+            else "use the collection version that speaks this gateway's contract",
+            code=code,
+        )
+
+
+def read_status(body: bytes, poll_after_seconds: float | None) -> Status:
+    """Return the status in an answer.
+
+    :raises ValueError: where it is not one of the contract
+    """
+    document = _members(parse_json(body), _STATUS)
+    return Status(
+        **{
+            **document,
+            "state": State(document["state"]),
+            "rejections": tuple(map(read_rejection, document["rejections"])),
+        },
+        poll_after_seconds=poll_after_seconds,
+    )
+
+
+def _taken(status: Status, idempotency_key: str, body_sha256: str) -> Attempt | None:
+    if (status.idempotency_key, status.body_sha256) != (idempotency_key, body_sha256):
+        return None
+    return Attempt(Disposition.TAKEN, status.job_id, status.poll_after_seconds, 202)
+
+
+def _disposition(code: str, status: int) -> Disposition:
+    if (code, status) == ("key_in_progress", 409):
+        return Disposition.RUNNING
+    if (code, status) == ("duplicate_manifest", 409):
+        return Disposition.DUPLICATE
+    return Disposition.REFUSED if REFUSALS.get(code) == status else Disposition.UNKNOWN
+
+
+def _read_identity(answer: Answer) -> Identity:
+    document = _members(parse_json(answer.body), _IDENTITY)
+    if document["contract"] != CONTRACT:
+        raise ApgmsError(
+            "gateway.other_contract",
+            "The gateway speaks another contract",
+            where="the gateway's identity",
+            why=f"it is {document['contract']}, this version speaks {CONTRACT}",
+            mend="use the collection version that speaks this gateway's contract",
+        )
+    guarantees = _members(document.pop("guarantees"), _GUARANTEES)
+    return Identity(**document, **guarantees)
+
+
+def _read_problem(answer: Answer) -> dict[str, Any]:
+    if answer.media_type != "application/problem+json":
+        raise ValueError(f"{answer.status} is no problem of the contract")
+    problem = parse_json(answer.body)
+    if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
+        raise ValueError("a problem without a code")
+    if not isinstance(problem.get("job_id", ""), str):
+        raise ValueError("a problem whose job_id is not a text")
+    return problem
+
+
+def _described(answer: Answer) -> str:
+    try:
+        problem = _read_problem(answer)
+    except ValueError:
+        return f"{answer.status} with {len(answer.body)} bytes of {answer.media_type or 'no type'}"
+    return f"{answer.status} {problem['code']}: {str(problem.get('detail', ''))[:500]}"
+
+
+_OPTIONAL_TEXT = (str, type(None))
+_STATUS: dict[str, Any] = {
+    "job_id": str,
+    "state": str,
+    "manifest_sha256": str,
+    "idempotency_key": str,
+    "body_sha256": str,
+    "accepted_count": int,
+    "rejected_count": int,
+    "rejections": list,
+    "next_rejection": _OPTIONAL_TEXT,
+    "receipt_id": _OPTIONAL_TEXT,
+}
+_IDENTITY: dict[str, Any] = {
+    "contract": str,
+    "environment": str,
+    "key_id": str,
+    "public_key_pem": str,
+    "key_retention_seconds": int,
+    "guarantees": dict,
+}
+_GUARANTEES: dict[str, Any] = {"lookup_is_authoritative": bool, "lookup_settle_seconds": int}
+
+
+def _members(value: Any, kinds: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.keys() != kinds.keys():
+        found = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise ValueError(f"found {found}, expected {sorted(kinds)}")
+    for name, kind in kinds.items():
+        if not isinstance(value[name], kind) or isinstance(value[name], bool) != (kind is bool):
+            raise ValueError(f"{name} is {value[name]!r}")
+        if kind is int and value[name] < 0:
+            raise ValueError(f"{name} is {value[name]!r}")
+    return value

@@ -31,6 +31,15 @@ class Position:
     actor: str | None = None
     at: datetime | None = None
 
+    def as_result(self) -> dict[str, str | None]:
+        """Return it as JSON values."""
+        return {
+            "state": "on" if self.engaged else "off",
+            "reason": self.reason,
+            "operator": self.actor,
+            "at": iso_utc(self.at) if self.at else None,
+        }
+
 
 def position(connection: Connection, stack: str) -> Position:
     """Return the position of the kill switch; a switch that was never turned is off."""
@@ -74,7 +83,7 @@ def require_off(
             f"the kill switch of {stack}",
             f"{now.actor} set it at {iso_utc(now.at)}: {now.reason}",
             f"ansible-playbook -i inventories/{stack} playbooks/kill_switch.yml"
-            " -e kill_switch_state=off -e kill_switch_reason='...'",
+            " -e kill_switch_state=off -e kill_switch_reason=WHY",
         )
     if kill_switch_engaged(environment.get("PROTO_KILL_SWITCH")):
         raise _on(

@@ -1,22 +1,18 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""When a stack may send: the policy's windows, shut by a rollback, reopened by a dry run."""
+"""When a stack may send: in the policy's windows, unless a rollback has shut them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ..domain.manifest import object_key
 from ..domain.policy import Policy
 from ..domain.window import Calendar, Window, parse_calendar
 from ..errors import ApgmsError
-from ..ports.clock import iso_utc, parse_utc
-from ..ports.object_store import ObjectStore
-from .approvals import require_statement, used_for
-from .bundle_files import require_unaltered
+from ..ports.clock import iso_utc
+from .approvals import require_statement
 from .journal import Journal
-from .manifests import load_manifest
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -31,18 +27,6 @@ class Closure:
     source_revision: str
     """The revision that was rolled back."""
     closed_at: datetime
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """A verified dry run, made to show that a later release is good; the time in UTC."""
-
-    purpose: str
-    """``prototype`` or ``rehearsal``."""
-    manifest_sha256: str
-    source_revision: str
-    made_at: datetime
-    """When a prototype was approved, or a rehearsal built."""
 
 
 def require_open(
@@ -114,79 +98,6 @@ def close(
     return closed is not None
 
 
-def reopen(connection: Connection, journal: Journal, stack: str, dry_run: DryRun) -> list[Closure]:
-    """End every closure of a stack, inside the caller's open transaction; return those ended.
-
-    :param dry_run: from :func:`verified_prototype` or :func:`verified_rehearsal`
-    :raises ApgmsError: ``window.not_corrective``
-    """
-    closures = open_closures(connection, stack)
-    for closure in closures:
-        _require_corrective(closure, dry_run)
-        connection.execute(
-            "INSERT INTO apgms_release.window_reopening"
-            " (incident_id, purpose, manifest_sha256, source_revision) VALUES (%s, %s, %s, %s)",
-            [closure.incident_id, dry_run.purpose, dry_run.manifest_sha256,
-             dry_run.source_revision],
-        )  # fmt: skip
-    if closures:
-        body = {
-            "incident_ids": [closure.incident_id for closure in closures],
-            "dry_run": {**asdict(dry_run), "made_at": iso_utc(dry_run.made_at)},
-        }
-        journal.record("window.reopened", body)
-    return closures
-
-
-def verified_prototype(
-    connection: Connection,
-    policy: Policy,
-    statements_dir: str,
-    source_revision: str,
-    now: datetime,
-    operator: str | None,
-) -> DryRun:
-    """Return the prototype run of a source revision that audit has approved.
-
-    The approval is the signed verdict that carries the prototype's dry run over to prod.
-
-    :raises ApgmsError: ``approval.waiting``
-    """
-    subject = {"source_revision": source_revision}
-    approvals = require_statement(
-        connection, policy, statements_dir, "prototype", subject, now, operator
-    )
-    latest = max(approvals, key=lambda signed: signed.statement.not_before).statement
-    return DryRun(
-        "prototype",
-        str(latest.subject["manifest_sha256"]),
-        source_revision,
-        latest.not_before,
-    )
-
-
-def verified_rehearsal(
-    connection: Connection, store: ObjectStore, policy: Policy, checksum: str
-) -> DryRun:
-    """Return the sanctioned rehearsal with this manifest checksum, its whole bundle checked.
-
-    :raises ApgmsError: ``window.no_rehearsal``, ``bundle.altered``, ``manifest.*``,
-        ``attestation.*``
-    """
-    manifest = load_manifest(store, checksum, policy.stack)
-    require_unaltered(store, object_key(checksum, ""), manifest, policy)
-    kinds = {used["kind"] for used in used_for(connection, checksum)}
-    if manifest.purpose != "rehearsal" or "rehearsal" not in kinds:
-        raise ApgmsError(
-            "window.no_rehearsal",
-            "This manifest is not of a sanctioned rehearsal",
-            where=f"manifest {checksum}",
-            why=f"its purpose is {manifest.purpose}; permits used for it: {sorted(kinds) or 'none'}",
-            mend=f"ansible-playbook -i inventories/{policy.stack} playbooks/prod_rehearsal.yml",
-        )
-    return DryRun("rehearsal", checksum, manifest.source_revision, parse_utc(manifest.built_at))
-
-
 def _in_calendar(calendar: Calendar, release_window: str, now: datetime) -> Window:
     window = calendar.window(release_window)
     if not window.opens_at <= now < window.closes_at:
@@ -210,6 +121,8 @@ def _overriding(
             connection, policy, statements_dir, "override", subject, now, operator
         )
     except ApgmsError as waiting:
+        if waiting.reason != "approval.waiting":
+            raise
         _require_no_vain_override(waiting, refusal, release_window)
         raise refusal from None
     statements = [signed.statement for signed in approvals]
@@ -239,25 +152,6 @@ def _require_no_vain_override(
             mend="have a new override signed, or wait for a window of the calendar",
             refusals=refusals,
         ) from refusal
-
-
-def _require_corrective(closure: Closure, dry_run: DryRun) -> None:
-    if dry_run.made_at <= closure.closed_at:
-        why = (
-            f"the {dry_run.purpose} is of {iso_utc(dry_run.made_at)}, the window was shut at"
-            f" {iso_utc(closure.closed_at)}"
-        )
-    elif dry_run.purpose == "prototype" and dry_run.source_revision == closure.source_revision:
-        why = f"the prototype is of {closure.source_revision}, the revision that was rolled back"
-    else:
-        return
-    raise ApgmsError(
-        "window.not_corrective",
-        "This dry run is none of a later corrective release",
-        where=f"incident {closure.incident_id}, manifest {dry_run.manifest_sha256}",
-        why=why,
-        mend="make a dry run of the corrected release and have it approved",
-    )
 
 
 def _closed(stack: str, closure: Closure) -> ApgmsError:

@@ -22,7 +22,7 @@ WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LONGEST_MINUTES = 7 * 24 * 60
 LOOK_AHEAD_DAYS = 400
 
-_WINDOW_ID = re.compile(r"[0-9]{12}")
+_WINDOW_ID = re.compile(r"20[0-9]{10}")
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ class Calendar:
 def parse_window_id(text: str) -> datetime:
     """Return the local time that a release window id names, without a zone.
 
-    :raises ValueError: where ``text`` is not 12 digits or no date and time
+    :raises ValueError: where ``text`` is not 12 digits, no date and time, or not of this century
     """
     if not _WINDOW_ID.fullmatch(text):
-        raise ValueError(f"{text!r} is not 12 digits, YYYYMMDDHHMM")
+        raise ValueError(f"{text!r} is not 12 digits, YYYYMMDDHHMM, of this century")
     day, hour = f"{text[:4]}-{text[4:6]}-{text[6:8]}", f"{text[8:10]}:{text[10:]}"
     try:
         return datetime.fromisoformat(f"{day} {hour}")
@@ -164,7 +164,7 @@ def parse_calendar(member: Any) -> Calendar:
     return Calendar(zone, entries, tuple(_blackout(element) for element in member["blackouts"]))
 
 
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}")
 _ENTRY = {"name": TEXT, "opens": re.compile(r"[0-9]{2}:[0-9]{2}"), "minutes": int}
 _SHAPE: dict[str, Any] = {
     "zone": TEXT,
@@ -181,6 +181,8 @@ _SHAPE: dict[str, Any] = {
 def _entry(element: dict[str, Any]) -> Entry:
     if not 1 <= element["minutes"] <= LONGEST_MINUTES:
         raise ValueError(f"windows: minutes is {element['minutes']}, not 1 to {LONGEST_MINUTES}")
+    if element.get("weekdays") == []:
+        raise ValueError(f"windows: weekdays of {element['name']} is empty")
     return Entry(
         name=element["name"],
         opens=time.fromisoformat(element["opens"]),

@@ -76,8 +76,8 @@ class RptVerdict:
         )
         return (
             f"{self.invalid_total} of {self.total} RPT rows are not fit to be released. Where:"
-            f" table rpt_tokens. Why: {rules}. Mend: have APGMS block or re-issue the rows, then run"
-            f" the same command again. The first {len(self.invalid)} of them:\n{rows}"
+            f" table rpt_tokens. Why: {rules}. Mend: have APGMS block or re-issue them, then run"
+            f" the same command again. The first {len(self.invalid)}:\n{rows}"
         )
 
     def summary(self) -> dict[str, Any]:

@@ -162,6 +162,8 @@ class Exchange:
     async def write_raw(self, chunks: list[bytes], pause: float) -> None:
         """Write to the connection past the HTTP server, then close it."""
         for chunk in chunks:
+            if self.transport.is_closing():
+                return
             self.transport.write(chunk)
             await asyncio.sleep(pause)
         self.transport.close()

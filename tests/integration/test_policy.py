@@ -11,11 +11,8 @@ import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect, rehearsal
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
 from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import (
     load_policy,
     pin_policy,
@@ -225,13 +222,3 @@ def test_prediction_pins_nothing(connection: Any, write: Callable[..., str]) -> 
         load_policy(connection, write(), "prod")
     count = connection.execute("SELECT count(*) FROM apgms_release.policy").fetchone()
     assert count == (0,)
-
-
-def test_pin_is_recorded_in_the_journal(
-    connection: Any, tmp_path: Path, write: Callable[..., str]
-) -> None:
-    journal = Journal(connection, FolderStore(tmp_path / "store"), "prod", SystemClock())
-    policy = pin_policy(connection, write(), "prod", journal).policy
-    pin_policy(connection, write(), "prod", journal)
-    rows = list(journal.rows())
-    assert [(row.event, row.body["sha256"]) for row in rows] == [("policy.pinned", policy.digest)]

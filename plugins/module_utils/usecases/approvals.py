@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -24,24 +23,12 @@ from ..domain.statement import (
     stack_of,
 )
 from ..errors import ApgmsError
+from .approval_review import Review, approvers_needed, waiting_for, waiting_for_release
 from .signatures import require_signature
 from .statements import read_statements
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
-
-SHOWN_REFUSALS = 10
-
-
-@dataclass
-class Review:
-    """The statements of one kind: those that count, and why the others do not."""
-
-    kind: str
-    counted: list[Signed] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-    missing: str | None = None
-    """What the quorum lacks, in words."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def require_approvals(
     """
     reviews = review_approvals(connection, policy, statements_dir, manifest, operator, now)
     if any(review.missing for review in reviews):
-        raise _waiting_release(policy, statements_dir, manifest, reviews, inventory)
+        raise waiting_for_release(policy, statements_dir, manifest, reviews, inventory)
     return [signed for review in reviews for signed in review.counted]
 
 
@@ -138,7 +125,9 @@ def review_approvals(
     subject = {"manifest_sha256": manifest.checksum, **run}
     release = _review(
         found,
-        _Question(policy, "release", subject, now, operator, used, _approvers(policy, manifest)),
+        _Question(
+            policy, "release", subject, now, operator, used, approvers_needed(policy, manifest)
+        ),
     )
     release.refusals += unreadable
     return prototype, release
@@ -165,7 +154,7 @@ def require_statement(
     review = _review(found, _Question(policy, kind, subject, now, operator, used))
     review.refusals += unreadable
     if review.missing:
-        raise _waiting(policy, statements_dir, review, subject)
+        raise waiting_for(policy, statements_dir, review, subject)
     return review.counted
 
 
@@ -262,10 +251,6 @@ def _used(connection: Connection, found: list[Signed]) -> frozenset[str]:
     return frozenset(nonce for (nonce,) in rows)
 
 
-def _approvers(policy: Policy, manifest: Manifest) -> int:
-    return 2 if manifest.amount_total_cents >= policy.dual_approval_cents else 1
-
-
 def _require_release(manifest: Manifest, policy: Policy) -> None:
     if manifest.stack != policy.stack or manifest.purpose != "release" or manifest.flags.dry_run:
         raise ApgmsError(
@@ -288,75 +273,3 @@ def _require_operator(policy: Policy, operator: str) -> None:
             why=f"the policy lets no signer {operator!r} sign intents",
             mend="set apgms_operator to an operator of the policy",
         )
-
-
-def _waiting_release(
-    policy: Policy,
-    statements_dir: str,
-    manifest: Manifest,
-    reviews: tuple[Review, ...],
-    inventory: str | None,
-) -> ApgmsError:
-    prototype, release = reviews
-    lacks = [f"{review.kind} approval: {review.missing}" for review in reviews if review.missing]
-    if release.missing and _approvers(policy, manifest) == 2:
-        cents, limit = manifest.amount_total_cents, policy.dual_approval_cents
-        lacks.append(
-            f"${cents / 100:,.2f} is not below ${limit / 100:,.2f}, so two approvers are needed"
-        )
-    mends = []
-    if prototype.missing:
-        mends.append(
-            "approve a prototype run of the same source revision and rates: "
-            + approve_command("proto", "CHECKSUM_OF_ITS_MANIFEST", None)
-        )
-    if release.missing:
-        mends.append(approve_command(policy.stack, manifest.checksum, inventory))
-    refusals = [*prototype.refusals, *release.refusals]
-    return ApgmsError(
-        "approval.waiting",
-        f"Waiting for approval: release {manifest.checksum} is not sent",
-        where=statements_dir,
-        why="; ".join([*lacks, *_shown(refusals)]),
-        mend="; ".join(mends) + "; then run the same command again",
-        refusals=_listed(refusals),
-    )
-
-
-def _waiting(policy: Policy, statements_dir: str, review: Review, subject: Subject) -> ApgmsError:
-    named = ", ".join(f"{name} {value}" for name, value in subject.items())
-    return ApgmsError(
-        "approval.waiting",
-        f"Waiting for approval: no signed {review.kind} about {named}",
-        where=statements_dir,
-        why="; ".join([str(review.missing), *_shown(review.refusals)]),
-        mend=f"STACK={policy.stack} ansible-playbook -i inventories/{policy.stack}"
-        f" playbooks/approve.yml -e approve_kind={review.kind} -e '"
-        + json.dumps({"approve_subject": dict(subject)})
-        + "' -e approve_signer=PRINCIPAL -e approve_key=KEY; then run the same command again",
-        refusals=_listed(review.refusals),
-    )
-
-
-def approve_command(stack: str, checksum: str, inventory: str | None) -> str:
-    """Return the command with which somebody approves a manifest."""
-    return (
-        f"STACK={stack} ansible-playbook -i {inventory or f'inventories/{stack}'}"
-        f" playbooks/approve.yml -e approve_manifest={checksum}"
-        " -e approve_signer=PRINCIPAL -e approve_key=KEY"
-    )
-
-
-def _shown(refusals: list[Refusal]) -> list[str]:
-    """Return the refusals in words: those about this very subject first."""
-    ordered = sorted(refusals, key=lambda refusal: refusal.reason == "statement.other_manifest")
-    shown = [f"{refusal.where}: {refusal.why}" for refusal in ordered[:SHOWN_REFUSALS]]
-    more = len(refusals) - len(shown)
-    return [*shown, f"and {more} more that do not count"] if more else shown
-
-
-def _listed(refusals: list[Refusal]) -> list[dict[str, str]]:
-    return [
-        {"reason": refusal.reason, "where": refusal.where, "why": refusal.why}
-        for refusal in refusals
-    ]

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..domain.policy import Policy, missing_from_quorum, parse_policy
 from ..errors import ApgmsError
 from ..ports.clock import DatabaseClock
 from ..ports.schema.migrate import migrate
-from .journal import Journal
 from .signatures import require_signature
 
 if TYPE_CHECKING:
@@ -33,6 +32,22 @@ class Pinned:
     before: Policy | None
     signers: tuple[str, ...]
     """The principals whose signatures brought it into force."""
+    first: bool
+    """Whether it is the first policy of this stack, trusted on first use."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What is in force and why it is trusted."""
+        return {
+            **_named(self.policy),
+            "signers": list(self.signers),
+            "trust": "first use" if self.first else "succession",
+        }
+
+    @property
+    def difference(self) -> tuple[Any, Any]:
+        """The policy pinned before and after."""
+        return (_named(self.before) if self.before else None), _named(self.policy)
 
 
 def load_policy(connection: Connection, path: str, stack: str) -> Policy:
@@ -45,15 +60,9 @@ def load_policy(connection: Connection, path: str, stack: str) -> Policy:
     return pin_policy(connection, path, stack).policy
 
 
-def pin_policy(
-    connection: Connection,
-    path: str,
-    stack: str,
-    journal: Journal | None = None,
-) -> Pinned:
+def pin_policy(connection: Connection, path: str, stack: str) -> Pinned:
     """Pin the policy at ``path`` if it is the first or the successor; return what is in force.
 
-    :param journal: records a new pin
     :raises ApgmsError: ``policy.unreadable``, ``policy.malformed``, ``policy.other_stack``,
         ``policy.edited``, ``policy.older``, ``policy.skipped_version``, ``policy.swapped``,
         ``policy.unsigned``, ``signers.*``, ``signature.*``
@@ -70,17 +79,15 @@ def pin_policy(
         )
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('apgms policy ' || %s))", [stack])
-        before = _in_force(connection, stack)
-        if before and before[0].digest == policy.digest:
-            return Pinned(policy, *before)
-        _require_succession(before[0] if before else None, policy, path)
-        judge = before[0] if before else policy
-        signers = _signers(judge, policy, Path(path), data, DatabaseClock(connection).now())
+        in_force = _in_force(connection, stack)
+        before = in_force.policy if in_force else None
+        if in_force and in_force.policy.digest == policy.digest:
+            return in_force
+        _require_succession(before, policy, path)
+        now = DatabaseClock(connection).now()
+        signers = _signers(before or policy, policy, Path(path), data, now)
         _pin(connection, policy, data, signers)
-        if journal:
-            body = {"version": policy.version, "sha256": policy.digest, "signers": list(signers)}
-            journal.record("policy.pinned", body)
-    return Pinned(policy, before[0] if before else None, signers)
+    return Pinned(policy, before, signers, first=before is None)
 
 
 def signature_path(path: Path, principal: str) -> Path:
@@ -88,16 +95,22 @@ def signature_path(path: Path, principal: str) -> Path:
     return path.with_name(f"{path.name}.{principal}.sig")
 
 
-def _in_force(connection: Connection, stack: str) -> tuple[Policy, tuple[str, ...]] | None:
+def _named(policy: Policy) -> dict[str, Any]:
+    return {"version": policy.version, "sha256": policy.digest}
+
+
+def _in_force(connection: Connection, stack: str) -> Pinned | None:
     row = connection.execute(
-        "SELECT document, version, signers FROM apgms_release.policy"
-        " WHERE stack = %s ORDER BY version DESC LIMIT 1",
+        "SELECT document, version, signers, version = min(version) OVER ()"
+        " FROM apgms_release.policy WHERE stack = %s ORDER BY version DESC LIMIT 1",
         [stack],
     ).fetchone()
     if row is None:
         return None
-    where = f"apgms_release.policy, {stack}, version {row[1]}"
-    return parse_policy(bytes(row[0]), where), tuple(row[2])
+    document, version, signers, first = row
+    where = f"apgms_release.policy, {stack}, version {version}"
+    policy = parse_policy(bytes(document), where)
+    return Pinned(policy, policy, tuple(signers), first)
 
 
 def _require_succession(before: Policy | None, policy: Policy, path: str) -> None:

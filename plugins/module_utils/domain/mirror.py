@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from .chain import hash_after
+from .chain import Chain, Link, next_link
 
 
 class Original(NamedTuple):
@@ -67,31 +67,31 @@ def mirror_uuid(digest: bytes) -> str:
 
 
 def _of_chain(chain: Iterator[Original], net: bool) -> Iterator[Mirror]:
-    balance: int | None = None
-    link: str | None = None
+    tail: Link | None = None
     for rows in [list(chain)] if net else ([row] for row in chain):
-        if balance is None:
-            balance, link = rows[0].tail_balance_cents, rows[0].tail_hash
+        tail = tail or Link(0, rows[0].tail_balance_cents, None, None, rows[0].tail_hash)
         amount = -sum(row.amount_cents for row in rows)
         if net and amount == 0:
             return
-        mirror = _mirror(rows, amount, balance + amount, link)
-        balance, link = mirror.row.balance_after_cents, mirror.row.hash_after
-        yield mirror
+        digest = _digest(rows)
+        tail = next_link(tail, amount, digest.hex())
+        yield Mirror(_row(Chain(*rows[0][:3]), digest, tail), [row.id for row in rows])
 
 
-def _mirror(rows: list[Original], amount: int, balance: int, link: str | None) -> Mirror:
+def _digest(rows: list[Original]) -> bytes:
     digest = hashlib.sha256(b"apgms.release/mirror/1\n")
     for row in rows:
         digest.update(row.transfer_uuid.encode() + b"\n")
-    receipt = digest.hexdigest()
-    mirrored = MirrorRow(
-        *rows[0][:3],
-        transfer_uuid=mirror_uuid(digest.digest()),
-        amount_cents=amount,
-        balance_after_cents=balance,
-        bank_receipt_hash=receipt,
-        prev_hash=link,
-        hash_after=hash_after(link, receipt, balance),
+    return digest.digest()
+
+
+def _row(chain: Chain, digest: bytes, link: Link) -> MirrorRow:
+    return MirrorRow(
+        *chain,
+        transfer_uuid=mirror_uuid(digest),
+        amount_cents=link.amount_cents,
+        balance_after_cents=link.balance_after_cents,
+        bank_receipt_hash=digest.hex(),
+        prev_hash=link.prev_hash,
+        hash_after=str(link.hash_after),
     )
-    return Mirror(mirrored, [original.id for original in rows])

@@ -1,17 +1,23 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""What the authority has acknowledged and a rollback took off the books.
+"""What the authority has acknowledged and a rollback takes off the books.
 
-A submission cannot be taken back: the authority holds it. So an undone release leaves, for each of
-its submissions that was not verifiably rejected, the obligation to amend it.
+A submission cannot be taken back: the authority holds it. So each accepted submission of an undone
+release leaves the obligation to amend it. The releases up to the target stand; where a payout of
+theirs was booked after the target's snapshot, it leaves the books too and is to be booked again.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .chain import Chain
+
+AMEND = "obligation"
+REBOOK = "payout_to_rebook"
+
 
 class Claim(NamedTuple):
-    """One submitted RPT. ``outcome`` is ``accepted``, ``rejected`` or None while it is not known."""
+    """One submitted RPT. ``outcome``: ``accepted``, ``rejected``, or None while it is unknown."""
 
     manifest_sha256: str
     rpt_id: int
@@ -27,22 +33,16 @@ class Claim(NamedTuple):
         return self.outcome != "rejected"
 
     @property
-    def chain(self) -> tuple[str, str, str]:
+    def chain(self) -> Chain:
         """Its entity, tax type and period."""
-        return self.abn, self.tax_type, self.period_id
+        return Chain(self.abn, self.tax_type, self.period_id)
 
-    def obligation(self) -> dict[str, Any]:
-        """Return the obligation that undoing its release leaves, as JSON values.
-
-        ``standing`` is ``amend``, or ``ask`` while the gateway has not said whether it accepted.
-        """
+    def document(self, kind: str) -> dict[str, Any]:
+        """Return what it leaves behind, :data:`AMEND` or :data:`REBOOK`, as JSON values."""
         return {
-            "kind": "obligation",
+            "kind": kind,
             "manifest_sha256": self.manifest_sha256,
             "rpt_id": str(self.rpt_id),
-            "abn": self.abn,
-            "tax_type": self.tax_type,
-            "period_id": self.period_id,
+            **self.chain._asdict(),
             "amount_cents": str(self.amount_cents),
-            "standing": "amend" if self.outcome == "accepted" else "ask",
         }

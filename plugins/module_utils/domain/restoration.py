@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from .chain import Chain
 from .image import ImageRow
 from .period_states import PeriodState
 
@@ -28,7 +29,6 @@ FRESH_COLUMNS = (
 """What a period that starts afresh gets the column defaults of; basis and thresholds stay."""
 
 Columns = dict[str, str | None]
-Chain = tuple[str, str, str]
 
 
 class StateChange(NamedTuple):
@@ -74,18 +74,18 @@ def state_changes(
     :param fresh_period: the column defaults of ``periods``
     """
     for then, now in _paired(target, today):
+        chains = {chain_of(row.columns) for row in (then, now) if row}
+        change = _change(then, now, not chains.isdisjoint(held), fresh_period)
         row = now or then
-        assert row is not None  # noqa: S101 - a pair holds at least one row
-        chain = chain_of(row.columns)
-        change = _change(then, now, chain in held, fresh_period)
-        if change:
+        if change and row:
             action, before, after = change
+            chain = chain_of(row.columns)
             yield StateChange(row.table, str(row.columns["id"]), chain, action, before, after)
 
 
 def chain_of(columns: Columns) -> Chain:
     """Return the entity, tax type and period of a row."""
-    return str(columns["abn"]), str(columns["tax_type"]), str(columns["period_id"])
+    return Chain(*(str(columns[name]) for name in Chain._fields))
 
 
 def _change(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .canonical import canonical
 from .image import flat_line
-from .obligation import Claim
+from .obligation import AMEND, REBOOK, Claim
 from .restoration import StateChange
 
 SCHEMA = "apgms.release/rollback-plan/1"
@@ -58,6 +58,9 @@ class Plan(NamedTuple):
     chains: tuple[ChainChange, ...]
     states: tuple[StateChange, ...]
     obligations: tuple[Claim, ...]
+    """Accepted submissions of undone releases: to be amended at the authority."""
+    rebook: tuple[Claim, ...]
+    """Accepted submissions of standing releases whose payout is mirrored: to be booked again."""
     undone: tuple[str, ...]
     """Manifest checksums of the releases that this rollback goes behind."""
     balances_sha256: str
@@ -80,6 +83,8 @@ class Plan(NamedTuple):
             "tokens": sum(change.table == "rpt_tokens" for change in self.states),
             "obligations": len(self.obligations),
             "obligations_cents": str(sum(claim.amount_cents for claim in self.obligations)),
+            "payouts_to_rebook": len(self.rebook),
+            "payouts_to_rebook_cents": str(sum(claim.amount_cents for claim in self.rebook)),
             "undone_releases": len(self.undone),
         }
 
@@ -107,7 +112,9 @@ class Plan(NamedTuple):
         for change in self.states:
             yield flat_line(change.document())
         for claim in self.obligations:
-            yield flat_line(claim.obligation())
+            yield flat_line(claim.document(AMEND))
+        for claim in self.rebook:
+            yield flat_line(claim.document(REBOOK))
 
     @property
     def digest(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..domain.canonical import canonical
+from ..ports.database import rehearsal
+from ..ports.schema.migrate import migrate
 from ..ports.webhook import Webhook
 from .steps import Steps
 
@@ -17,12 +19,51 @@ SCHEMA = "apgms.release/notice/1"
 TOPICS = ("release", "rollback", "incident")
 
 
+Webhooks = Mapping[str, Webhook | None]
+"""Topic to address; None: its notices stay queued."""
+
+
 class Delivery(NamedTuple):
     """Ids of notices: delivered now, waiting since their topic has no address, and failed (why)."""
 
+    queued: bool
+    """Whether a notice was queued by this run."""
     delivered: list[str]
     waiting: list[str]
     failed: dict[str, str]
+
+
+def notify(
+    connection: Connection,
+    webhooks: Webhooks,
+    manifest_sha256: str | None,
+    steps: Steps | None = None,
+) -> tuple[list[str], Delivery]:
+    """Queue the notice of a release, if one is named, and deliver all that is queued.
+
+    :return: the ids that were queued before, and what was delivered
+    """
+    steps = steps or Steps()
+    migrate(connection)
+    before = [notice_id for notice_id, _ in pending(connection)]
+    queued = manifest_sha256 is not None and queue_release(connection, manifest_sha256, steps)
+    return before, deliver(connection, webhooks, steps, queued=queued)
+
+
+def predict(
+    connection: Connection, webhooks: Webhooks, manifest_sha256: str | None
+) -> tuple[list[str], Delivery]:
+    """Return what :func:`notify` would do if every webhook answered; send and write nothing."""
+    sent: Webhooks = {topic: hook and _Silent(hook.url) for topic, hook in webhooks.items()}
+    with rehearsal(connection):
+        return notify(connection, sent, manifest_sha256)
+
+
+class _Silent(Webhook):
+    """A webhook that takes every notice and sends none."""
+
+    def post(self, notice_id: str, document: bytes) -> str | None:
+        return None
 
 
 def queue(connection: Connection, notice_id: str, topic: str, body: dict[str, Any]) -> bool:
@@ -71,13 +112,10 @@ def pending(connection: Connection) -> list[tuple[str, str]]:
 
 
 def deliver(
-    connection: Connection, webhooks: Mapping[str, Webhook | None], steps: Steps
+    connection: Connection, webhooks: Webhooks, steps: Steps, *, queued: bool = False
 ) -> Delivery:
-    """Send every pending notice to the webhook of its topic, each at least once.
-
-    :param webhooks: topic to address; None: its notices stay queued
-    """
-    delivery = Delivery([], [], {})
+    """Send every pending notice to the webhook of its topic, each at least once."""
+    delivery = Delivery(queued, [], [], {})
     for notice_id, topic in pending(connection):
         webhook = webhooks.get(topic)
         if webhook is None:

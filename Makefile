@@ -10,6 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 INVENTORY ?= inventories/$(STACK)
+PY = PYTHONPATH=.collections PYTHONWARNINGS="ignore:XDG_RUNTIME_DIR:UserWarning" $(BIN)/python
 PLAY = ansible-playbook -i $(INVENTORY) $(ARGS)
 
 ## ---- the runbook (STACK=proto|prod, INVENTORY=..., ARGS=...)
@@ -64,12 +65,12 @@ lock:                           ## pin the requirements anew (needs uv)
 	done
 
 local-up: setup                 ## start the embedded stack below build/local
-	PYTHONPATH=.collections $(BIN)/python -m services.local up
+	$(PY) -m services.local up
 local-down: setup               ## stop it
-	PYTHONPATH=.collections $(BIN)/python -m services.local down
+	$(PY) -m services.local down
 
 demo: setup                     ## the whole runbook on the embedded stack; evidence in build/demo
-	PYTHONPATH=.collections $(BIN)/python -m services.demo
+	$(PY) -m services.demo
 
 test: dev                       ## unit and integration tests, unprivileged
 	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
@@ -97,19 +98,19 @@ molecule: dev                   ## every role's scenario, two at a time; ONLY=<r
 	.ci/molecule $(ONLY)
 
 bench: dev                      ## measure; ONLY=snapshot|rpt|flow|gateway|rollback|evidence|fleet, ROWS=
-	PYTHONPATH=.collections $(BIN)/python -m tests.bench --only "$(ONLY)" --rows "$(ROWS)"
+	$(PY) -m tests.bench --only "$(ONLY)" --rows "$(ROWS)"
 
 faults: dev                     ## crash points and seeded fault schedules; SEEDS=
-	PYTHONPATH=.collections $(BIN)/python -m tests.faults --seeds $(or $(SEEDS),500)
+	$(PY) -m tests.faults --seeds $(or $(SEEDS),500)
 
 fuzz: dev                       ## mutated statements, signatures, manifests, flags; COUNT=
-	PYTHONPATH=.collections $(BIN)/python -m tests.fuzz --count $(or $(COUNT),20000)
+	$(PY) -m tests.fuzz --count $(or $(COUNT),20000)
 
 docs: dev                       ## module and role documentation as HTML below build/docs
 	.ci/docs
 
 clean:                          ## stop the embedded stack, remove what was made here
-	-[ ! -x $(BIN)/python ] || PYTHONPATH=.collections $(BIN)/python -m services.local down
+	-[ ! -x $(BIN)/python ] || $(PY) -m services.local down
 	rm -rf build .venv .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:

@@ -19,7 +19,7 @@ import psycopg
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
 from services.keys import Keys, make_keys, policy_document, write_policy
-from services.rates import CATALOGS
+from services.rates.__main__ import SHIPPED
 
 APGMS_SCHEMA = Path(__file__).resolve().parents[1] / "apgms_schema.sql"
 ENVIRONMENTS = {"proto": "sandbox", "prod": "production-like"}
@@ -56,7 +56,7 @@ class LocalStacks:
                 "gateway_url": f"http://127.0.0.1:{port}",
             }
             self._write_policy(stack, port)
-            publish(self.store(stack), CATALOGS)
+            publish(self.store(stack), SHIPPED)
             name = f"gateway-{stack}"
             if not _alive(services["processes"].get(name)):
                 services["processes"][name] = {"pid": self._start_gateway(stack, port)}

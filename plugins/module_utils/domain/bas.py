@@ -12,19 +12,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PayrollLine:
-    """One payment of wages."""
+    """Equal payments of wages to one payee."""
 
     gross_cents: int
     withheld_cents: int
+    payments: int
 
 
 @dataclass(frozen=True)
 class TradeLine:
-    """One sale or purchase; the price is without GST."""
+    """Equal sales or purchases of one item; the price is without GST."""
 
     is_sale: bool
     price_cents: int
     gst_cents: int
+    quantity: int
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ def bas_labels(payroll: Iterable[PayrollLine], trade: Iterable[TradeLine]) -> Ba
     """Return the labels of the lines of one entity and period."""
     wages, lines = list(payroll), list(trade)
     sales = [line for line in lines if line.is_sale]
+    purchases = [line for line in lines if not line.is_sale]
     return BasLabels(
-        w1=sum(line.gross_cents for line in wages),
-        w2=sum(line.withheld_cents for line in wages),
-        g1=sum(line.price_cents + line.gst_cents for line in sales),
-        a1=sum(line.gst_cents for line in sales),
-        b1=sum(line.gst_cents for line in lines if not line.is_sale),
+        w1=sum(line.gross_cents * line.payments for line in wages),
+        w2=sum(line.withheld_cents * line.payments for line in wages),
+        g1=sum((line.price_cents + line.gst_cents) * line.quantity for line in sales),
+        a1=sum(line.gst_cents * line.quantity for line in sales),
+        b1=sum(line.gst_cents * line.quantity for line in purchases),
     )

@@ -22,7 +22,8 @@ from .rates import Catalog
 from .withholding import SCALES, Frequency, withholding_cents
 
 MIN_ENTITIES, MAX_ENTITIES = 3, 100_000
-_SALE_TIMES = ("00:30:00+00", "03:30:00+00", "07:30:00+00")
+_PAY_TIME = "02:00:00+00"
+_SALE_TIMES = ("00:30:00+00", "02:30:00+00", "04:30:00+00", "06:30:00+00")
 _ITEM_CODES = (*["GST"] * 13, "GST_FREE", "ZERO_RATED", "EXEMPT")
 _ABN_STRIDE = 7_919
 _THURSDAY, _SUNDAY = 3, 6
@@ -56,11 +57,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Calendar:
-    """The days of pay by frequency, and the day and time of every sale; ISO 8601, UTC."""
+    """When there is pay, by frequency, and when there are sales: ISO 8601, UTC."""
 
     period_id: str
-    paydays: dict[Frequency, list[str]]
-    sale_days: list[str]
+    pay_times: dict[Frequency, list[str]]
     sale_times: list[str]
 
 
@@ -92,13 +92,14 @@ class Payee:
 class Pay(NamedTuple):
     """One payment of wages."""
 
-    day: str
+    time: str
     payee: Payee
 
 
 class Item(NamedTuple):
     """What a business sells, and buys for it (price 0: nothing). Prices without GST, in cents."""
 
+    number: int
     code: str
     price_cents: int
     gst_cents: int
@@ -109,7 +110,6 @@ class Item(NamedTuple):
 class Sale(NamedTuple):
     """One sale of an item, with the purchase for it."""
 
-    day: str
     time: str
     item: Item
 
@@ -158,17 +158,19 @@ def entities(plan: Plan) -> list[Entity]:
 
 
 def pays(entity: Entity, calendar: Calendar) -> list[Pay]:
-    """Return every payment of wages in a period, in order of day."""
-    made = (Pay(day, payee) for payee in entity.payees for day in calendar.paydays[payee.frequency])
-    return sorted(made, key=lambda pay: pay.day)
+    """Return every payment of wages in a period, in order of time."""
+    made = (
+        Pay(time, payee) for payee in entity.payees for time in calendar.pay_times[payee.frequency]
+    )
+    return sorted(made, key=lambda pay: pay.time)
 
 
 def sales(plan: Plan, entity: Entity, calendar: Calendar) -> list[Sale]:
     """Return every sale in a period, in order of time."""
     name = ("sales", entity.number, calendar.period_id)
     items = entity.price_list
-    sold = [items[byte % len(items)] for byte in _drawn(plan, name, len(calendar.sale_days))]
-    return list(map(Sale, calendar.sale_days, calendar.sale_times, sold))
+    sold = [items[byte % len(items)] for byte in _drawn(plan, name, len(calendar.sale_times))]
+    return list(map(Sale, calendar.sale_times, sold))
 
 
 def anomaly_vector(plan: Plan, entity: Entity, tax_type: str, period_id: str) -> dict[str, float]:
@@ -203,7 +205,7 @@ def _entity(plan: Plan, number: int, abn: str) -> Entity:
         rail=("EFT", "BPAY", "PayTo")[rail % 3],
         payees=tuple(_payee(plan, number, position) for position in range(1 + staff % 9)),
         price_list=tuple(
-            _item(plan.catalog, code, draw) for code, draw in zip(_ITEM_CODES, items, strict=True)
+            _item(plan.catalog, position, draw) for position, draw in enumerate(items)
         ),
     )
 
@@ -218,10 +220,12 @@ def _payee(plan: Plan, number: int, position: int) -> Payee:
     return Payee(scale, frequency, gross, withheld)
 
 
-def _item(catalog: Catalog, code: str, draw: int) -> Item:
+def _item(catalog: Catalog, position: int, draw: int) -> Item:
+    code = _ITEM_CODES[position]
     price = 2_000 + draw % 38_000
     purchase = price * (draw >> 20 & 31) // 100 if code == "GST" and draw >> 30 == 0 else 0
     return Item(
+        position + 1,
         code,
         price,
         gst_cents(catalog, code, price),
@@ -239,10 +243,8 @@ def _calendar(period: PeriodDays) -> Calendar:
         Frequency.MONTHLY: [day for day in days if day.day == 15],
         Frequency.QUARTERLY: [period.last] if period.last.month % 3 == 0 else [],
     }
-    sales = [(day, time) for day in days if day.weekday() != _SUNDAY for time in _SALE_TIMES]
     return Calendar(
         period.period_id,
-        {frequency: [str(day) for day in paid] for frequency, paid in paydays.items()},
-        [str(day) for day, _ in sales],
-        [f"{day} {time}" for day, time in sales],
+        {key: [f"{day} {_PAY_TIME}" for day in paid] for key, paid in paydays.items()},
+        [f"{day} {time}" for day in days if day.weekday() != _SUNDAY for time in _SALE_TIMES],
     )

@@ -20,20 +20,22 @@ CREATE SCHEMA IF NOT EXISTS apgms_sandbox;
 CREATE TABLE IF NOT EXISTS apgms_sandbox.payroll_line (
     abn text NOT NULL,
     period_id text NOT NULL,
-    paid_on date NOT NULL,
+    payee integer NOT NULL,
     scale text NOT NULL,
     frequency text NOT NULL,
     gross_cents bigint NOT NULL,
-    withheld_cents bigint NOT NULL
+    withheld_cents bigint NOT NULL,
+    payments integer NOT NULL
 );
 CREATE TABLE IF NOT EXISTS apgms_sandbox.trade_line (
     abn text NOT NULL,
     period_id text NOT NULL,
-    traded_on date NOT NULL,
+    item integer NOT NULL,
     kind text NOT NULL CHECK (kind IN ('sale', 'purchase')),
     gst_code text NOT NULL,
     price_cents bigint NOT NULL,
-    gst_cents bigint NOT NULL
+    gst_cents bigint NOT NULL,
+    quantity integer NOT NULL
 );
 """
 Counts = dict[str, int]

@@ -8,12 +8,14 @@ the same rows.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from itertools import accumulate, pairwise, zip_longest
 
 from ..domain.canonical import sha256_hex
+from ..domain.chain import chain_hash
 from ..domain.period_states import PeriodState, close_period
 from ..domain.synthetic import (
     Calendar,
@@ -41,9 +43,10 @@ LEDGER_COLUMNS = {
 }
 """The APGMS tables that are filled, with the columns given; the first is the key."""
 SOURCE_COLUMNS = {
-    "apgms_sandbox.payroll_line": "abn, period_id, paid_on, scale, frequency, gross_cents,"
-    " withheld_cents",
-    "apgms_sandbox.trade_line": "abn, period_id, traded_on, kind, gst_code, price_cents, gst_cents",
+    "apgms_sandbox.payroll_line": "abn, period_id, payee, scale, frequency, gross_cents,"
+    " withheld_cents, payments",
+    "apgms_sandbox.trade_line": "abn, period_id, item, kind, gst_code, price_cents, gst_cents,"
+    " quantity",
 }
 """The lines of payroll and trade that the tax is computed from; the sandbox's own tables."""
 THRESHOLDS = {
@@ -57,7 +60,6 @@ _THRESHOLDS_JSON = compact_json(THRESHOLDS)
 TOKEN_LIFE = timedelta(minutes=15)
 ENTITIES_A_BLOCK = 200
 _NULL = "\\N"
-_PAY_TIME = "02:00:00+00"
 
 
 @dataclass
@@ -124,7 +126,7 @@ class RowWriter:
             self._chain(block, _gst_chain(entity, calendar, made))
         for calendar in self._plan.calendars:
             paid = pays(entity, calendar)
-            block.add("apgms_sandbox.payroll_line", _payroll_lines(entity, calendar, paid))
+            block.add("apgms_sandbox.payroll_line", _payroll_lines(entity, calendar))
             self._chain(block, _paygw_chain(entity, calendar, paid))
 
     def _destination(self, block: Block, entity: Entity, period_id: str) -> None:
@@ -250,7 +252,7 @@ class RowWriter:
 
 def _gst_chain(entity: Entity, calendar: Calendar, made: list[Sale]) -> Chain:
     """Each sale's GST, less the credit of the purchase for it, is deposited when it is made."""
-    taxed = [(time, item) for _, time, item in made if item.gst_cents]
+    taxed = [(time, item) for time, item in made if item.gst_cents]
     times = [time for time, _ in taxed]
     amounts = [item.gst_cents - item.purchase_gst_cents for _, item in taxed]
     return Chain(entity, "GST", calendar.period_id, times, amounts)
@@ -259,39 +261,43 @@ def _gst_chain(entity: Entity, calendar: Calendar, made: list[Sale]) -> Chain:
 def _paygw_chain(entity: Entity, calendar: Calendar, paid: list[Pay]) -> Chain:
     """What is withheld from each payment of wages is deposited on pay day."""
     withheld = [pay for pay in paid if pay.payee.withheld_cents]
-    times = [f"{pay.day} {_PAY_TIME}" for pay in withheld]
+    times = [pay.time for pay in withheld]
     amounts = [pay.payee.withheld_cents for pay in withheld]
     return Chain(entity, "PAYGW", calendar.period_id, times, amounts)
 
 
-def _payroll_lines(entity: Entity, calendar: Calendar, paid: list[Pay]) -> list[str]:
+def _payroll_lines(entity: Entity, calendar: Calendar) -> list[str]:
     head = f"{entity.abn}\t{calendar.period_id}"
     return [
-        f"{head}\t{pay.day}\t{pay.payee.scale}\t{pay.payee.frequency}\t{pay.payee.gross_cents}"
-        f"\t{pay.payee.withheld_cents}\n"
-        for pay in paid
+        f"{head}\t{number}\t{payee.scale}\t{payee.frequency}\t{payee.gross_cents}"
+        f"\t{payee.withheld_cents}\t{payments}\n"
+        for number, payee in enumerate(entity.payees, start=1)
+        if (payments := len(calendar.pay_times[payee.frequency]))
     ]
 
 
 def _trade_lines(entity: Entity, calendar: Calendar, made: list[Sale]) -> list[str]:
     head = f"{entity.abn}\t{calendar.period_id}"
-    sold = [
-        f"{head}\t{day}\tsale\t{item.code}\t{item.price_cents}\t{item.gst_cents}\n"
-        for day, _, item in made
+    sold = Counter(sale.item for sale in made)
+    sales = [
+        f"{head}\t{item.number}\tsale\t{item.code}\t{item.price_cents}\t{item.gst_cents}"
+        f"\t{quantity}\n"
+        for item, quantity in sorted(sold.items())
     ]
-    bought = [
-        f"{head}\t{day}\tpurchase\tGST\t{item.purchase_cents}\t{item.purchase_gst_cents}\n"
-        for day, _, item in made
+    purchases = [
+        f"{head}\t{item.number}\tpurchase\tGST\t{item.purchase_cents}\t{item.purchase_gst_cents}"
+        f"\t{quantity}\n"
+        for item, quantity in sorted(sold.items())
         if item.purchase_cents
     ]
-    return sold + bought
+    return sales + purchases
 
 
 def _chain_hashes(receipts: list[str], balances: list[int]) -> list[str]:
     hashes = []
     before = ""
     for receipt, balance in zip(receipts, balances, strict=True):
-        before = hashlib.sha256(f"{before}{receipt}{balance}".encode()).hexdigest()
+        before = chain_hash(before, receipt, balance)
         hashes.append(before)
     return hashes
 

@@ -64,6 +64,12 @@ class Journal:
         self._insert(row)
         return row
 
+    def next_seq(self) -> int:
+        """Inside the caller's open transaction: keep the journal to it; return its next number."""
+        self._lock()
+        last = self.last()
+        return last.seq + 1 if last else 1
+
     def last(self) -> Row | None:
         """Return the last committed row."""
         found = self._connection.execute(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ApgmsError
 from ..libraries import psycopg
-from ..ports.clock import iso_utc
+from ..ports.clock import Clock, iso_utc
+from .steps import Steps
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -34,7 +35,9 @@ class Lease:
     token: int
     holder: str
     seconds: int
+    steps: Steps
     renewed: float
+    """By this machine's clock, which unlike a monotonic one goes on while the machine sleeps."""
 
     def guard(self, manifest_sha256: str | None = None) -> None:
         """Inside an open transaction: refuse unless the lease is still held; renew it.
@@ -51,16 +54,40 @@ class Lease:
         ).fetchone()
         if found is None:
             raise _lost(self.connection, self.stack, self.token)
-        self.renewed = time.monotonic()
+        self.renewed = time.time()
 
-    def keep(self) -> None:
-        """During long work: renew when a quarter of the lease has passed.
+    def wait(self, clock: Clock, seconds: float) -> None:
+        """Sleep, in slices short enough to renew the lease after each.
 
         :raises ApgmsError: ``lease.lost``
         """
-        if time.monotonic() - self.renewed > self.seconds / 4:
+        longest = self.seconds / 4
+        while seconds > 0:
+            clock.sleep(min(seconds, longest))
+            self.renew()
+            seconds -= longest
+
+    def renew(self) -> None:
+        """Outside a transaction: refuse unless the lease is still held; renew it.
+
+        :raises ApgmsError: ``lease.lost``
+        """
+
+        def commit() -> None:
             with self.connection.transaction():
                 self.guard()
+
+        self.steps.run("lease.renew", commit)
+
+    def keep(self) -> bool:
+        """During long work: renew when a quarter of the lease has passed; return whether it did.
+
+        :raises ApgmsError: ``lease.lost``
+        """
+        due = abs(time.time() - self.renewed) > self.seconds / 4
+        if due:
+            self.renew()
+        return due
 
 
 @contextmanager
@@ -73,6 +100,7 @@ def hold(
     manifest_sha256: str | None = None,
     break_token: int | None = None,
     seconds: int = LEASE_SECONDS,
+    steps: Steps | None = None,
 ) -> Iterator[Lease]:
     """Hold the stack's lock.
 
@@ -81,13 +109,16 @@ def hold(
     :param break_token: the token of a live lease that a verified ``lock_break`` statement names
     :raises ApgmsError: ``lease.busy``
     """
-    lease = _take(connection, stack, holder, purpose, manifest_sha256, break_token, seconds)
+    steps = steps or Steps()
+    tenure = _Tenure(stack, holder, purpose, manifest_sha256, seconds)
+    token = steps.run("lease.take", lambda: _take(connection, tenure, break_token))
+    lease = Lease(connection, stack, token, holder, seconds, steps, time.time())
     try:
         yield lease
     finally:
         # a broken session has ended the lease already
         with suppress(psycopg.OperationalError, psycopg.InterfaceError):
-            _give_back(lease)
+            steps.run("lease.give_back", lambda: _give_back(lease))
 
 
 def current(connection: Connection, stack: str) -> dict[str, Any] | None:
@@ -111,27 +142,31 @@ FROM apgms_release.lease WHERE stack = %s
 """
 
 
-def _take(
-    connection: Connection,
-    stack: str,
-    holder: str,
-    purpose: str,
-    manifest_sha256: str | None,
-    break_token: int | None,
-    seconds: int,
-) -> Lease:
+@dataclass(frozen=True)
+class _Tenure:
+    """Who wants the lock, what for, and for how long without being renewed."""
+
+    stack: str
+    holder: str
+    purpose: str
+    manifest_sha256: str | None
+    seconds: int
+
+
+def _take(connection: Connection, tenure: _Tenure, break_token: int | None) -> int:
     with connection.transaction():
-        _lock_row(connection, stack)
-        before = current(connection, stack)
+        _lock_row(connection, tenure.stack)
+        before = current(connection, tenure.stack)
         if before and before["live"] and before["token"] != break_token:
-            raise _busy(stack, before)
-        token = _new_tenure(connection, stack, holder, purpose, manifest_sha256, seconds)
+            raise _busy(tenure.stack, before)
+        token = _begin(connection, tenure)
         connection.execute("SELECT pg_advisory_lock(%s, %s)", _session_lock(token))
     # a holder that stops inside a transaction must not keep its row locks past its lease
     connection.execute(
-        "SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [f"{seconds}s"]
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
+        [f"{tenure.seconds}s"],
     )
-    return Lease(connection, stack, token, holder, seconds, time.monotonic())
+    return token
 
 
 def _lock_row(connection: Connection, stack: str) -> None:
@@ -142,20 +177,13 @@ def _lock_row(connection: Connection, stack: str) -> None:
     connection.execute("SELECT FROM apgms_release.lease WHERE stack = %s FOR UPDATE", [stack])
 
 
-def _new_tenure(
-    connection: Connection,
-    stack: str,
-    holder: str,
-    purpose: str,
-    manifest_sha256: str | None,
-    seconds: int,
-) -> int:
+def _begin(connection: Connection, tenure: _Tenure) -> int:
     found = connection.execute(
-        "UPDATE apgms_release.lease SET token = token + 1, holder = %s, purpose = %s,"
-        " manifest_sha256 = %s, since = clock_timestamp(),"
-        " expires_at = clock_timestamp() + make_interval(secs => %s)"
-        " WHERE stack = %s RETURNING token",
-        [holder, purpose, manifest_sha256, seconds, stack],
+        "UPDATE apgms_release.lease SET token = token + 1, holder = %(holder)s,"
+        " purpose = %(purpose)s, manifest_sha256 = %(manifest_sha256)s, since = clock_timestamp(),"
+        " expires_at = clock_timestamp() + make_interval(secs => %(seconds)s)"
+        " WHERE stack = %(stack)s RETURNING token",
+        vars(tenure),
     ).fetchone()
     assert found is not None  # noqa: S101 - the row was locked by this transaction
     return int(found[0])

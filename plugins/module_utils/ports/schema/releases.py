@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 MIGRATIONS: dict[str, str] = {
-    "releases-1": """
+    "0100_releases": """
 CREATE FUNCTION apgms_release.refuse_rewrite() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'apgms_release.% is append-only', TG_TABLE_NAME;
@@ -35,28 +35,26 @@ CREATE TABLE apgms_release.lease (
     expires_at timestamptz
 );
 
--- one row per manifest that was ever to be sent; journal_seq: the row of its last change
+-- one row per manifest that was ever to be sent
 CREATE TABLE apgms_release.release (
     manifest_sha256 text PRIMARY KEY,
     submission_id text NOT NULL UNIQUE,
     idempotency_key text NOT NULL UNIQUE,
-    state text NOT NULL CHECK (state IN (
-        'INTENT', 'SENDING', 'UNKNOWN', 'PENDING', 'ACKNOWLEDGED', 'PARTIAL', 'REJECTED')),
+    state text NOT NULL CHECK (state IN ('INTENT', 'SENDING', 'UNKNOWN', 'NOT_TAKEN', 'PENDING',
+        'ACKNOWLEDGED', 'PARTIAL', 'REJECTED')),
     why text NOT NULL,
     endpoint text NOT NULL,
     body_sha256 text NOT NULL,
-    release_window text NOT NULL,
     operator text NOT NULL,
     intent_at timestamptz NOT NULL,
+    attempts integer NOT NULL,
     first_sent_at timestamptz,
-    attempts integer NOT NULL DEFAULT 0,
+    last_sent_at timestamptz,
     job_id text,
     receipt_sha256 text,
     changed_at timestamptz NOT NULL,
-    journal_seq bigint NOT NULL REFERENCES apgms_release.journal
+    journal_seq bigint NOT NULL  -- the row of the last change
 );
-CREATE UNIQUE INDEX release_one_open ON apgms_release.release ((true))
-    WHERE state IN ('INTENT', 'SENDING', 'UNKNOWN', 'PENDING');
 
 -- who may send what: a period and an RPT belong to one manifest until it is verifiably rejected
 CREATE TABLE apgms_release.claim (

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..domain.attestation import read_attestation
+from ..domain.attestation import VERDICT, read_attestation
 from ..domain.manifest import Manifest
 from ..domain.policy import Policy
 from ..errors import ApgmsError
@@ -74,7 +74,8 @@ def require_unaltered(store: ObjectStore, prefix: str, manifest: Manifest, polic
         )
     where = f"{store.url}/{prefix}{ATTESTATION}"
     attestation = read(store, prefix + ATTESTATION)
-    read_attestation(attestation, policy.manifest_keys, manifest.checksum, where=where)
+    files = {MANIFEST: manifest.checksum}
+    read_attestation(attestation, policy.manifest_keys, files, VERDICT, where=where)
 
 
 def _deviations(store: ObjectStore, prefix: str, manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..domain.attestation import attest
+from ..domain.attestation import VERDICT, attest, verdict_predicate
 from ..domain.canonical import canonical, sha256_hex
 from ..domain.flags import require_lawful
 from ..domain.manifest import Flags, Ledger, Manifest, Previous, object_key
@@ -184,7 +184,11 @@ def _build(order: Order, ports: Ports, staging: Path) -> Bundle:
         source_revision=order.source_revision,
     )
     signature = attest(
-        manifest, verdict.summary(), ports.manifest_signer.key_id, ports.manifest_signer.sign
+        {MANIFEST: manifest.checksum},
+        VERDICT,
+        verdict_predicate(manifest, verdict.summary()),
+        ports.manifest_signer.key_id,
+        ports.manifest_signer.sign,
     )
     write_files(
         staging,

@@ -89,6 +89,9 @@ class Routes:
             }
         )
 
+    async def submissions(self, request: Request) -> Response:
+        return await (self.submit if request.method == "POST" else self.lookup)(request)
+
     async def submit(self, request: Request) -> Response:
         submission = await self._intake.submit(request)
         self._queue.put(submission)
@@ -155,8 +158,7 @@ def build_app(routes: Routes, queue: Queue, terms: Terms) -> Starlette:
         exception_handlers={Problem: _problem, HTTPException: _http_problem},
         routes=[
             Route("/v1/identity", guarded(routes.identity)),
-            Route("/v1/submissions", guarded(routes.submit), methods=["POST"]),
-            Route("/v1/submissions", guarded(routes.lookup)),
+            Route("/v1/submissions", guarded(routes.submissions), methods=["GET", "POST"]),
             Route("/v1/submissions/{job_id}", guarded(routes.status)),
             Route("/v1/receipts/{receipt_id}", guarded(routes.receipt)),
         ],

@@ -104,7 +104,7 @@ class State:
                 ((job_id, seq, *vars(row).values()) for seq, row in enumerate(rows)),
             )
             connection.execute(
-                f"INSERT INTO submission ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,'queued',?,NULL)",  # noqa: S608
+                f"INSERT INTO submission ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,'queued',?,NULL)",
                 (
                     job_id,
                     idempotency_key,
@@ -262,7 +262,7 @@ class State:
 
     def _find(self, condition: str, *values: Any) -> Submission | None:
         rows = self._query(
-            f"SELECT {_COLUMNS} FROM submission WHERE {condition} ORDER BY taken_at",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM submission WHERE {condition} ORDER BY taken_at",
             *values,
         )
         return Submission(*rows[0]) if rows else None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from ansible_collections.apgms.release.plugins.module_utils.domain.receipt import verify_receipt
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import (
@@ -26,7 +27,6 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.http import (
     MAX_RETRY_AFTER_SECONDS,
     Limits,
 )
-
 from services.gateway.faults import FAULTS
 from tests.gateway_process import GatewayProcess
 from tests.submissions import Submission, make_submission

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.apgms.release.plugins.module_utils.domain import dsse
 from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
 from ansible_collections.apgms.release.plugins.module_utils.domain.receipt import (
@@ -23,8 +26,6 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.receipt impor
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import Signer, open_signer
-from hypothesis import given
-from hypothesis import strategies as st
 
 SENT = Sent(
     environments=("production",),
@@ -71,8 +72,7 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
 
 def _signer(path: Path) -> Signer:
     subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        + ["-out", str(path)],
+        f"openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {path}".split(),
         check=True,
         capture_output=True,
     )

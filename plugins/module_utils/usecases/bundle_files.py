@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ..domain.attestation import VERDICT, read_attestation
 from ..domain.manifest import Manifest
@@ -50,11 +51,16 @@ def fetch(store: ObjectStore, source: str, local: ObjectStore, target: str) -> l
     there = [key.removeprefix(source) for key in store.keys(source)]
     missing = [name for name in there if name not in here]
     for name in missing:
-        with store.open(source + name) as stream, tempfile.NamedTemporaryFile() as copy:
-            shutil.copyfileobj(stream, copy, CHUNK_BYTES)
-            copy.flush()
-            local.put_new(target + name, Path(copy.name))
+        copy_object(store, source + name, local, target + name)
     return missing
+
+
+def copy_object(source: ObjectStore, key: str, target: ObjectStore, new_key: str) -> None:
+    """Copy an object of any size from one store to another."""
+    with source.open(key) as stream, tempfile.NamedTemporaryFile() as copy:
+        shutil.copyfileobj(stream, copy, CHUNK_BYTES)
+        copy.flush()
+        target.put_new(new_key, Path(copy.name))
 
 
 def require_unaltered(store: ObjectStore, prefix: str, manifest: Manifest, policy: Policy) -> None:
@@ -87,13 +93,23 @@ def _deviations(store: ObjectStore, prefix: str, manifest: Manifest) -> Iterator
         yield ATTESTATION, "it is missing"
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as stream:
+        return _sha256(stream)
+
+
 def stored_sha256(store: ObjectStore, key: str) -> str | None:
     """Return the SHA-256 of an object in hexadecimal; None where there is none."""
-    digest = hashlib.sha256()
     try:
         with store.open(key) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
+            return _sha256(stream)
     except ObjectMissing:
         return None
+
+
+def _sha256(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()

@@ -36,12 +36,21 @@ def verify_log(path: Path) -> Head:
         ) from None
 
 
+def read_log(path: Path) -> tuple[Head, bytes]:
+    """Return the head of the log at ``path`` and its bytes up to there.
+
+    :raises ApgmsError: as :func:`verify_log`
+    """
+    head = verify_log(path)
+    lines = path.read_bytes().splitlines()[: head.entries]
+    return head, b"".join(line + b"\n" for line in lines)
+
+
 def archive_log(path: Path, store: ObjectStore) -> tuple[Head, bool]:
     """Verify the log and store it under ``operations/<sha256 of its last line>.jsonl``.
 
     :return: the head, and whether the object is new
     :raises ApgmsError: as :func:`verify_log`, and the store's own
     """
-    head = verify_log(path)
-    data = b"".join(line + b"\n" for line in path.read_bytes().splitlines()[: head.entries])
+    head, data = read_log(path)
     return head, store.put_new(f"operations/{head.sha256}.jsonl", data)

@@ -182,7 +182,7 @@ def _covering(catalogs: list[Catalog], periods: list[PeriodDays], where: str) ->
         "No rates catalog covers the periods",
         where=where,
         why=f"{wanted} needs one catalog for every day; there is {', '.join(spans)}",
-        mend="publish the catalog of these periods, or correct apgms_period_ids",
+        mend="publish the catalog of these periods, or correct apgms_periods",
     )
 
 

@@ -23,7 +23,7 @@ from .seed_load import (
     load_ledger,
     table_name,
 )
-from .seed_rows import LEDGER_COLUMNS, SOURCE_COLUMNS, RowWriter
+from .seed_rows import ACTOR, LEDGER_COLUMNS, SOURCE_COLUMNS, RowWriter
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -64,7 +64,8 @@ def seed_ledger(
 ) -> Seeded:
     """Fill an empty sandbox ledger; leave one that holds this very seed as it is.
 
-    In check mode the rows are made and counted, and none is written.
+    The audit log may hold entries of others, before and after the seed's. In check mode the rows
+    are made and counted, and none is written.
 
     :param sign: signs with the stack's RPT key, Ed25519
     :raises ApgmsError: ``seed.stack``, ``seed.other_rows``, ``seed.size``, ``seed.periods``,
@@ -74,7 +75,7 @@ def seed_ledger(
     for table in LEDGER_COLUMNS:
         columns(connection, table)
     before = _count(connection)
-    occupied = any(before.values())
+    occupied = any(count for table, count in before.items() if table != "audit_log")
     plan = _plan(connection, clock, request, catalog, occupied)
     if occupied:
         _require_this_seed(connection, plan, sign)
@@ -142,17 +143,27 @@ def _require_this_seed(connection: Connection, plan: Plan, sign: Callable[[bytes
         targets = {table: f"expected_{table.rpartition('.')[2]}" for table in _TABLES}
         for table, target in targets.items():
             connection.execute(_statement(_MAKE_EXPECTED, table, target))
-        copy_blocks(
-            connection, RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), ""), targets
-        )
-        other = {
-            table: (missing, unexpected)
+        first_entry, terminal_hash = _audit_start(connection)
+        first_ids = {**dict.fromkeys(LEDGER_COLUMNS, 1), "audit_log": first_entry}
+        copy_blocks(connection, RowWriter(plan, sign, first_ids, terminal_hash), targets)
+        found = {
+            table: (
+                _left_over(connection, table, _MISSING, target),
+                0 if table == "audit_log" else _left_over(connection, table, _UNEXPECTED, target),
+            )
             for table, target in targets.items()
-            if (missing := _left_over(connection, table, _MISSING, target))
-            + (unexpected := _left_over(connection, table, _UNEXPECTED, target))
         }
-    if other:
-        raise _other_rows(connection, other)
+    if any(map(any, found.values())):
+        raise _other_rows(connection, found)
+
+
+def _audit_start(connection: Connection) -> tuple[int, str]:
+    """Return where in the audit log the seed's entries begin, and the chain before them."""
+    row = connection.execute(
+        "SELECT seq, coalesce(prev_hash, '') FROM audit_log WHERE actor = %s ORDER BY seq LIMIT 1",
+        [ACTOR],
+    ).fetchone()
+    return (row[0], row[1]) if row else (1, "")
 
 
 _MAKE_EXPECTED = "CREATE TEMPORARY TABLE {target} AS SELECT {columns} FROM {table} WITH NO DATA"
@@ -175,16 +186,17 @@ def _statement(template: str, table: str, target: str) -> sql.Composed:
     )
 
 
-def _other_rows(connection: Connection, other: dict[str, tuple[int, int]]) -> ApgmsError:
-    found = "; ".join(
+def _other_rows(connection: Connection, found: dict[str, tuple[int, int]]) -> ApgmsError:
+    other = "; ".join(
         f"{table}: {missing} rows of the seed missing, {unexpected} rows not of the seed"
-        for table, (missing, unexpected) in other.items()
+        for table, (missing, unexpected) in found.items()
+        if missing or unexpected
     )
     return ApgmsError(
         "seed.other_rows",
         "The ledger holds rows that are not of this seed; nothing was changed",
         where=f"database {connection.info.dbname}",
-        why=found,
+        why=other,
         mend="seed an empty database, or ask for the seed number, sizes, periods, rates and key"
         " that this ledger was seeded with",
     )

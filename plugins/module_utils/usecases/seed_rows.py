@@ -15,7 +15,7 @@ from datetime import UTC, timedelta
 from itertools import accumulate, pairwise, zip_longest
 
 from ..domain.canonical import sha256_hex
-from ..domain.chain import chain_hash
+from ..domain.chain import hash_after
 from ..domain.period_states import PeriodState, close_period
 from ..domain.synthetic import (
     Calendar,
@@ -57,6 +57,8 @@ THRESHOLDS = {
     "delta_vs_baseline": 0.2,
 }
 _THRESHOLDS_JSON = compact_json(THRESHOLDS)
+ACTOR = "apgms-sandbox"
+"""Who closes the periods and issues the tokens, in the audit log."""
 TOKEN_LIFE = timedelta(minutes=15)
 ENTITIES_A_BLOCK = 200
 _NULL = "\\N"
@@ -239,7 +241,7 @@ class RowWriter:
         block.add(
             "audit_log",
             [
-                f"{self._take('audit_log')}\t{self._issued_at.isoformat()}\tapgms-sandbox\t{action}"
+                f"{self._take('audit_log')}\t{self._issued_at.isoformat()}\t{ACTOR}\t{action}"
                 f"\t{payload_hash}\t{before or _NULL}\t{self._terminal_hash}\n"
             ],
         )
@@ -297,7 +299,7 @@ def _chain_hashes(receipts: list[str], balances: list[int]) -> list[str]:
     hashes = []
     before = ""
     for receipt, balance in zip(receipts, balances, strict=True):
-        before = chain_hash(before, receipt, balance)
+        before = hash_after(before, receipt, balance)
         hashes.append(before)
     return hashes
 

@@ -108,6 +108,13 @@ class GatewayProcess:
         counters: dict[str, int] = self.admin("counters")
         return counters
 
+    @property
+    def peak_kib(self) -> int:
+        """Its peak resident memory so far, in KiB (Linux)."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0])
+
     def admin(self, path: str, document: Any = None) -> Any:
         """Ask the administration, or tell it ``document``."""
         request = urllib.request.Request(f"{self.admin_url}/{path}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 from dataclasses import dataclass
@@ -40,6 +41,16 @@ class Submission:
         """What is sent."""
         openers = [lambda rows=rows: io.BytesIO(rows) for rows in self.rpts]
         return submission_body(self.manifest.to_bytes(), openers)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that the contract wants with it."""
+        digest = base64.b64encode(bytes.fromhex(self.body.sha256)).decode()
+        return {
+            "Content-Type": "application/x-ndjson",
+            "Content-Digest": f"sha-256=:{digest}:",
+            "Idempotency-Key": self.idempotency_key,
+        }
 
     @property
     def sent(self) -> Sent:

@@ -25,6 +25,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _BATCH_TEXTS = ("tax_type", "period_id", "amount_cents", "rpt_sha256")
 MAX_LINE_BYTES = 16 << 20
+MAX_CENTS = 1 << 53
 
 STATUS_OF_CODE = {
     "bad_request": 400,
@@ -91,7 +92,7 @@ def read_manifest(upload: IO[bytes], environment: str) -> tuple[dict[str, Any], 
         manifest = json.loads(data)
         if canonical(manifest) != data or not _described(manifest):
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Problem(
             "manifest_malformed", "the first line is not the canonical bytes of a manifest"
         ) from None
@@ -153,14 +154,15 @@ def _read_batch(upload: IO[bytes], batch: dict[str, Any]) -> Iterator[Row]:
 def _read_row(line: bytes, batch: str) -> Row:
     try:
         row = json.loads(line)
-        return Row(
-            row["id"],
-            row["tax_type"],
-            row["period_id"],
-            int(row["amount_cents"]),
-            row["payload_sha256"] or hashlib.sha256(line).hexdigest(),
-        )
-    except (ValueError, KeyError, TypeError):
+        digest = row["payload_sha256"] or hashlib.sha256(line).hexdigest()
+        texts = (row["id"], row["tax_type"], row["period_id"], digest)
+        amount_cents = int(row["amount_cents"])
+        if not line.endswith(b"\n") or not all(isinstance(text, str) for text in texts):
+            raise ValueError
+        if abs(amount_cents) > MAX_CENTS:
+            raise ValueError
+        return Row(*texts[:3], amount_cents, digest)
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise _differ(f"a row of batch {batch} is missing or not an RPT row") from None
 
 

@@ -32,6 +32,14 @@ GATEWAY_SPEC: dict[str, Any] = {
 POLICY_SPEC: dict[str, Any] = {
     "policy": {"type": "path", "required": True},
 }
+APPROVAL_SPEC: dict[str, Any] = {
+    "manifest": {"type": "str"},
+    "kind": {
+        "type": "str",
+        "choices": ["rehearsal", "override", "rollback", "lock_break", "restore"],
+    },
+    "subject": {"type": "dict"},
+}
 
 
 @dataclass(frozen=True)

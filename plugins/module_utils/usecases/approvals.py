@@ -24,7 +24,7 @@ from ..domain.statement import (
 )
 from ..errors import ApgmsError
 from .approval_review import Review, approvers_needed, waiting_for, waiting_for_release
-from .signatures import require_signature
+from .signatures import require_signed
 from .statements import read_statements
 
 if TYPE_CHECKING:
@@ -56,16 +56,7 @@ class _Question:
         self._require_other_person(signed)
         if statement.nonce in self.used:
             raise already_used(signed)
-        require_signature(
-            self.policy,
-            principal=statement.signer,
-            kind=statement.kind,
-            stack=statement.stack,
-            message=signed.data,
-            signature=signed.signature,
-            now=self.now,
-            where=f"{where}.sig",
-        )
+        require_signed(self.policy, signed, self.now)
 
     def _require_other_person(self, signed: Signed) -> None:
         if self.operator is None or self.operator not in self.policy.signers:

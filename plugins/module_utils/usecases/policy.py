@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..domain.canonical import canonical
 from ..domain.policy import Policy, missing_from_quorum, parse_policy
 from ..errors import ApgmsError
 from ..ports.clock import DatabaseClock
@@ -67,16 +68,8 @@ def pin_policy(connection: Connection, path: str, stack: str) -> Pinned:
         ``policy.edited``, ``policy.older``, ``policy.skipped_version``, ``policy.swapped``,
         ``policy.unsigned``, ``signers.*``, ``signature.*``
     """
+    policy = read_policy(path, stack)
     migrate(connection)
-    data = _read(Path(path))
-    policy = parse_policy(data, path)
-    if policy.stack != stack:
-        raise _refused(
-            "other_stack",
-            path,
-            f"it is the policy of {policy.stack}, this run is for {stack}",
-            f"set apgms_policy to the policy of {stack}",
-        )
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('apgms policy ' || %s))", [stack])
         in_force = _in_force(connection, stack)
@@ -85,9 +78,26 @@ def pin_policy(connection: Connection, path: str, stack: str) -> Pinned:
             return in_force
         _require_succession(before, policy, path)
         now = DatabaseClock(connection).now()
-        signers = _signers(before or policy, policy, Path(path), data, now)
-        _pin(connection, policy, data, signers)
+        signers = _signers(before or policy, policy, Path(path), now)
+        _pin(connection, policy, signers)
     return Pinned(policy, before, signers, first=before is None)
+
+
+def read_policy(path: str, stack: str) -> Policy:
+    """Return the policy in a file, whether it is in force or not.
+
+    :raises ApgmsError: ``policy.unreadable``, ``policy.malformed``, ``policy.other_stack``,
+        ``signers.*``
+    """
+    policy = parse_policy(_read(Path(path)), path)
+    if policy.stack != stack:
+        raise _refused(
+            "other_stack",
+            path,
+            f"it is the policy of {policy.stack}, this run is for {stack}",
+            f"set apgms_policy to the policy of {stack}",
+        )
+    return policy
 
 
 def signature_path(path: Path, principal: str) -> Path:
@@ -139,9 +149,7 @@ def _require_succession(before: Policy | None, policy: Policy, path: str) -> Non
         )
 
 
-def _signers(
-    judge: Policy, policy: Policy, path: Path, data: bytes, now: datetime
-) -> tuple[str, ...]:
+def _signers(judge: Policy, policy: Policy, path: Path, now: datetime) -> tuple[str, ...]:
     found = tuple(
         principal
         for principal, signer in judge.signers.items()
@@ -154,7 +162,7 @@ def _signers(
             principal=principal,
             kind="policy",
             stack=policy.stack,
-            message=data,
+            message=canonical(policy.document),
             signature=_read(file),
             now=now,
             where=str(file),
@@ -172,11 +180,11 @@ def _signers(
     return found
 
 
-def _pin(connection: Connection, policy: Policy, data: bytes, signers: tuple[str, ...]) -> None:
+def _pin(connection: Connection, policy: Policy, signers: tuple[str, ...]) -> None:
     connection.execute(
         "INSERT INTO apgms_release.policy (stack, version, sha256, document, signers)"
         " VALUES (%s, %s, %s, %s, %s)",
-        [policy.stack, policy.version, policy.digest, data, list(signers)],
+        [policy.stack, policy.version, policy.digest, canonical(policy.document), list(signers)],
     )
 
 

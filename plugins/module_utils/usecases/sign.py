@@ -17,7 +17,7 @@ from ..domain.statement import (
 )
 from ..ports import ssh
 from ..ports.clock import MAX_SKEW_SECONDS
-from .signatures import require_signature
+from .signatures import require_signed
 
 
 def make_intent(
@@ -79,18 +79,10 @@ def sign_statement(
         subject=dict(subject),
     )
     data = statement.to_bytes()
-    where = f"the {kind} statement of {signer}"
+    where = f"the {kind} statement of {signer}, signed with {key}"
     parse_statement(data, where)
     require_permission(statement, policy, where)
     signature = ssh.sign(key, namespace(kind, statement.stack), data)
-    require_signature(
-        policy,
-        principal=signer,
-        kind=kind,
-        stack=statement.stack,
-        message=data,
-        signature=signature,
-        now=now,
-        where=f"the signature made with {key}",
-    )
-    return Signed(statement, data, signature, where)
+    signed = Signed(statement, data, signature, where)
+    require_signed(policy, signed, now)
+    return signed

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from ..domain.policy import Policy, namespace
 from ..domain.ssh_signature import Expected, refused, require_claims
+from ..domain.statement import Signed
 from ..ports import ssh
 
 
@@ -37,3 +38,21 @@ def require_signature(
     fault = ssh.verify(message, signature, expected)
     if fault:
         raise refused("edited", where, f"the text is not what was signed: {fault}")
+
+
+def require_signed(policy: Policy, signed: Signed, now: datetime) -> None:
+    """Check that the signature of a statement is its signer's own.
+
+    :raises ApgmsError: as :func:`require_signature`
+    """
+    statement = signed.statement
+    require_signature(
+        policy,
+        principal=statement.signer,
+        kind=statement.kind,
+        stack=statement.stack,
+        message=signed.data,
+        signature=signed.signature,
+        now=now,
+        where=f"{signed.where}.sig",
+    )

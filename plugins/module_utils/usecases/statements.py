@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from ..domain.ssh_signature import Refusal
-from ..domain.statement import Signed, parse_statement, refused
+from ..domain.statement import Signed, Statement, parse_statement, refused
 from ..errors import ApgmsError
 
 MAX_BYTES = 1 << 16
@@ -29,6 +29,11 @@ def read_statements(folder: str) -> tuple[list[Signed], list[Refusal]]:
     return found, refusals
 
 
+def file_name(statement: Statement) -> str:
+    """Return the name of a statement's file; its signature has ``.sig`` after it."""
+    return f"{statement.kind}-{statement.nonce[:12]}-{statement.signer}.json"
+
+
 def write_statement(folder: str, signed: Signed) -> str:
     """Write a statement and its signature; return the path of the statement.
 
@@ -36,8 +41,7 @@ def write_statement(folder: str, signed: Signed) -> str:
 
     :raises ApgmsError: ``statement.cannot_write``
     """
-    statement = signed.statement
-    path = Path(folder) / f"{statement.kind}-{statement.nonce[:12]}-{statement.signer}.json"
+    path = Path(folder) / file_name(signed.statement)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path.with_name(f"{path.name}.sig"), signed.signature)

@@ -80,10 +80,32 @@ class Entry:
 class Evidence:
     """The newest archive of a run, and whether this call made it or fetched it."""
 
+    checksum: str
     entry: Entry
     state: str | None
     built: bool
     fetched: bool
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written, here or in the object store."""
+        return self.built or self.fetched
+
+    @property
+    def key(self) -> str:
+        """The archive's key in the object store."""
+        return _key(self.checksum, self.entry.name)
+
+    @property
+    def before(self) -> dict[str, Any]:
+        """What stood before; equal to :attr:`after` exactly where nothing was changed."""
+        number = self.entry.number - self.built
+        return {"archives": number, "here": number if not self.changed else None}
+
+    @property
+    def after(self) -> dict[str, Any]:
+        """What stands now."""
+        return {"archives": self.entry.number, "here": self.entry.number}
 
 
 def package(order: Order, ports: Ports) -> Evidence:
@@ -101,7 +123,7 @@ def package(order: Order, ports: Ports) -> Evidence:
     entries = _entries(ports.store, order.checksum)
     if entries and entries[-1].facts_sha256 == facts_sha256:
         fetched = _fetch(ports, order.checksum, entries[-1])
-        return Evidence(entries[-1], state, False, fetched)
+        return Evidence(order.checksum, entries[-1], state, False, fetched)
     with tempfile.TemporaryDirectory(prefix="apgms-evidence-") as name:
         work = Path(name)
         write_files(work / "files", facts | _context_files(order, ports.policy))
@@ -109,7 +131,7 @@ def package(order: Order, ports: Ports) -> Evidence:
             bundle = object_key(order.checksum, "")
             fetch(ports.store, bundle, FolderStore(work), "files/")
         entry = _seal(order, ports, manifest, work, entries, facts_sha256, state)
-    return Evidence(entry, state, True, False)
+    return Evidence(order.checksum, entry, state, True, False)
 
 
 def _seal(

@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""The gateway port alone: pins, addresses, bodies, pace, and answers that no gateway should give."""
+"""The gateway port alone: pins, addresses, bodies, pace, and answers outside the contract."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_date_to_wait_for_is_clamped(seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", "soon", "-1", "1.5", "١", "Mon, 99 Foo 2025", "9" * 5000]
+    "value", [None, "", "soon", "-1", "1.5", "\u0661", "Mon, 99 Foo 2025", "9" * 5000]
 )
 def test_a_pace_that_cannot_be_read_is_none_or_the_longest(value: str | None) -> None:
     expected = MAX_RETRY_AFTER_SECONDS if value and value.startswith("9") else None
@@ -338,10 +338,18 @@ def test_no_such_answer_says_that_nothing_was_found(
         port.lookup(idempotency_key=KEY)
 
 
-def test_a_bare_404_does_not_say_that_nothing_was_found(
-    serve: Callable[[bytes], CannedServer],
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _http("404 Not Found", b"no such page", media_type="text/plain"),
+        _http("404 Not Found", b'{"code":"no_route"}', media_type="application/problem+json"),
+    ],
+    ids=["bare", "by a router"],
+)
+def test_a_404_that_is_not_the_contracts_does_not_say_that_nothing_was_found(
+    serve: Callable[[bytes], CannedServer], answer: bytes
 ) -> None:
-    port = serve(_http("404 Not Found", b"no such page", media_type="text/plain")).port()
+    port = serve(answer).port()
 
     with pytest.raises(GatewayUnavailable) as caught:
         port.lookup(idempotency_key=KEY)

@@ -238,8 +238,11 @@ class HttpGateway:
             problem = _read_problem(answer)
         except ValueError as error:
             raise self._malformed(path, str(error)) from None
-        if answer.status != 404:
-            raise self._refused(path, answer, problem["code"])
+        if (answer.status, problem["code"]) == (404, "not_found"):
+            return
+        if answer.status == 404:
+            raise self._malformed(path, _described(answer))
+        raise self._refused(path, answer, problem["code"])
 
     def _require(self, answer: Answer, path: str, media_type: str) -> None:
         if answer.media_type != media_type or not answer.body:

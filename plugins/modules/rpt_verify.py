@@ -55,6 +55,12 @@ options:
   approved_rates_version:
     description: The rates version of the approved prototype run; other rates are refused.
     type: str
+  statements:
+    description: Folder of the signed statements, with the permit of a rehearsal.
+    type: path
+  operator:
+    description: The operator's principal, whose own signature permits no rehearsal.
+    type: str
   rates_dir:
     description: Folder where M(apgms.release.rates_catalog) keeps the verified catalogs.
     type: path
@@ -231,6 +237,8 @@ def _order(options: dict[str, Any]) -> Order:
         rates_dir=Path(options["rates_dir"]),
         approved_rates_version=options["approved_rates_version"] or None,
         limit=options["limit"],
+        statements_dir=options["statements"] or "",
+        operator=options["operator"],
     )
 
 
@@ -265,12 +273,15 @@ def main() -> None:
             "release_window": {"type": "str"},
             "source_revision": {"type": "str", "required": True},
             "approved_rates_version": {"type": "str"},
+            "statements": {"type": "path"},
+            "operator": {"type": "str"},
             "rates_dir": {"type": "path", "required": True},
             "bundle_dir": {"type": "path", "required": True},
             "manifest_key": {"type": "path", "required": True, "no_log": False},
             "log_key": {"type": "path", "required": True, "no_log": False},
             "limit": {"type": "int", "default": 50},
         },
+        required_if=[("purpose", "rehearsal", ["statements"])],
     )
 
 

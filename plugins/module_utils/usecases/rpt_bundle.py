@@ -16,6 +16,7 @@ from ..domain.flags import require_lawful
 from ..domain.manifest import Flags, Ledger, Manifest, Previous, object_key
 from ..domain.policy import Policy
 from ..domain.rates import CATALOG_NAME, HASH_NAME, Catalog
+from ..domain.statement import Signed
 from ..errors import ApgmsError
 from ..libraries import psycopg
 from ..ports.clock import Clock, iso_utc
@@ -23,6 +24,7 @@ from ..ports.object_store import ObjectStore
 from ..ports.schema.migrate import migrate
 from ..ports.signer import Signer
 from ..version import VERSION
+from .approvals import consume
 from .batch_writer import BatchWriter
 from .bundle_files import (
     ATTESTATION,
@@ -37,6 +39,7 @@ from .bundle_files import (
 from .image import write_image
 from .manifests import load_manifest
 from .rates import newest_kept
+from .rehearsal import require_permit
 from .rpt_verify import LIMIT, RptVerdict, candidate_periods, verify_rows
 from .snapshot import Snapshot, take_snapshot
 from .steps import Steps
@@ -63,6 +66,10 @@ class Order:
     rates_dir: Path
     approved_rates_version: str | None = None
     limit: int = LIMIT
+    statements_dir: str = ""
+    """Where the signed permit of a rehearsal is looked for."""
+    operator: str | None = None
+    """Who rehearses: his own signature permits nothing."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,8 @@ def build_bundle(order: Order, ports: Ports) -> Bundle:
 
     :raises ApgmsError: ``flags.forbidden``, ``signer.unpinned``, ``bundle.unnamed``,
         ``bundle.empty``, ``bundle.other_inputs``, ``bundle.altered``, ``rates.not_approved``,
-        ``rates.*``, ``database.*``, ``object_store.*``
+        ``rates.*``, ``approval.waiting`` for a rehearsal without a permit, ``database.*``,
+        ``object_store.*``
     """
     require_lawful(order.stack, order.purpose, order.flags, where="apgms_flags")
     _require_named(order)
@@ -133,8 +141,9 @@ def build_bundle(order: Order, ports: Ports) -> Bundle:
         frozen = _frozen(ports.connection, order.submission_id)
         if frozen:
             return _resume(order, ports, frozen, None)
+    permit = _permit(order, ports)
     with tempfile.TemporaryDirectory(prefix="apgms-bundle-") as staging:
-        return _build(order, ports, Path(staging))
+        return _build(order, ports, Path(staging), permit)
 
 
 def publish_task(connection: Connection, checksum: str) -> str | None:
@@ -145,7 +154,21 @@ def publish_task(connection: Connection, checksum: str) -> str | None:
     return str(row[0]) if row else None
 
 
-def _build(order: Order, ports: Ports, staging: Path) -> Bundle:
+def _permit(order: Order, ports: Ports) -> list[Signed]:
+    if order.purpose != "rehearsal":
+        return []
+    return require_permit(
+        ports.connection,
+        ports.policy,
+        order.statements_dir,
+        submission_id=str(order.submission_id),
+        source_revision=order.source_revision,
+        operator=order.operator,
+        now=ports.clock.now(),
+    )
+
+
+def _build(order: Order, ports: Ports, staging: Path, permit: list[Signed]) -> Bundle:
     catalog = _catalog(order, candidate_periods(ports.connection))
     writer = BatchWriter(staging)
     now = ports.clock.now()
@@ -200,15 +223,20 @@ def _build(order: Order, ports: Ports, staging: Path) -> Bundle:
             ATTESTATION: signature,
         },
     )
-    return _freeze(order, ports, staging, manifest, verdict)
+    return _freeze(order, ports, staging, manifest, verdict, permit)
 
 
 def _freeze(
-    order: Order, ports: Ports, staging: Path, manifest: Manifest, verdict: RptVerdict
+    order: Order,
+    ports: Ports,
+    staging: Path,
+    manifest: Manifest,
+    verdict: RptVerdict,
+    permit: list[Signed],
 ) -> Bundle:
     checksum = manifest.checksum
     ports.steps.run("bundle.put", lambda: publish(staging, ports.store, object_key(checksum, "")))
-    frozen = ports.steps.run("bundle.freeze", lambda: _insert(ports.connection, manifest))
+    frozen = ports.steps.run("bundle.freeze", lambda: _insert(ports.connection, manifest, permit))
     if frozen != checksum:  # another run was faster: its bundle stands
         return _resume(order, ports, frozen, verdict)
     publish(staging, ports.local, f"{checksum}/")
@@ -231,14 +259,16 @@ def _frozen(connection: Connection, submission_id: str) -> str | None:
     return str(row[0]) if row else None
 
 
-def _insert(connection: Connection, manifest: Manifest) -> str:
+def _insert(connection: Connection, manifest: Manifest, permit: list[Signed]) -> str:
     """Freeze the manifest; return the checksum that is now frozen under its submission id."""
     with connection.transaction():
-        connection.execute(
+        frozen = connection.execute(
             "INSERT INTO apgms_release.bundle (submission_id, stack, purpose, manifest_sha256)"
             " VALUES (%s, %s, %s, %s) ON CONFLICT (submission_id) DO NOTHING",
             [manifest.submission_id, manifest.stack, manifest.purpose, manifest.checksum],
         )
+        if frozen.rowcount:
+            consume(connection, permit, manifest.checksum)
     return str(_frozen(connection, manifest.submission_id))
 
 
@@ -324,13 +354,14 @@ def _rates_files(catalog: Catalog) -> dict[str, bytes]:
 
 
 def _require_named(order: Order) -> None:
-    missing = [name for name in ("submission_id", "release_window") if not getattr(order, name)]
-    if order.purpose == "release" and missing:
+    needed = {"release": ("submission_id", "release_window"), "rehearsal": ("submission_id",)}
+    missing = [name for name in needed.get(order.purpose, ()) if not getattr(order, name)]
+    if missing:
         raise ApgmsError(
             "bundle.unnamed",
-            "A release must be named before its bundle is built",
+            f"A {order.purpose} must be named before its bundle is built",
             where=" and ".join(f"apgms_{name}" for name in missing),
-            why="a production bundle is frozen under its submission id, for its release window",
+            why="a production bundle is frozen under its submission id, a release for its window",
             mend="set apgms_submission_id in the inventory and RELEASE_WINDOW=YYYYMMDDHHMM",
         )
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+SHORTEST_SECONDS = 0.1
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
 RETRIED_STATUS = frozenset({408, 425, 429})
 
 
-def retried(status: int | None) -> bool:
-    """Return whether a refusal with this HTTP status may be tried again: 408, 425, 429, 5xx."""
-    return status is not None and (status in RETRIED_STATUS or 500 <= status <= 599)
+def retried(status: int) -> bool:
+    """Return whether a request with this HTTP status may be tried again: 408, 425, 429, 5xx."""
+    return status in RETRIED_STATUS or 500 <= status <= 599
 
 
 def pause(
@@ -24,5 +25,6 @@ def pause(
     :param asked_seconds: what the gateway asked for, as its adapter read and clamped it
     """
     doubled = FIRST_SECONDS * 2 ** min(tries - 1, 16)
-    seconds = asked_seconds if asked_seconds is not None else min(doubled, LONGEST_SECONDS)
+    seconds = min(doubled, LONGEST_SECONDS) if asked_seconds is None else asked_seconds
+    seconds = max(seconds, SHORTEST_SECONDS)
     return seconds if now + timedelta(seconds=seconds) < deadline else None

@@ -25,7 +25,7 @@ from .lease import Lease, hold
 from .manifests import load_manifest
 from .progress import Progress
 from .release_acknowledgement import record_receipt, stored_receipt
-from .release_course import Course, until_receipt
+from .release_course import Run, until_receipt
 from .release_gates import require_gateway, require_may_send, require_releasable
 from .release_intent import bundle_body, intend
 from .release_records import Context, Release, find, move
@@ -166,13 +166,13 @@ def _carry_on(
     if before is None:
         require_gateway(context)
         intent = intend(context, manifest, body)
-        return until_receipt(Course(context, manifest, body, deadline, recheck=False), intent)
+        return until_receipt(Run(context, manifest, body, deadline, recheck=False), intent)
     known = _after_a_crash(context, before)
     stored = stored_receipt(context, known, manifest)
     if stored:
         return record_receipt(context, known, manifest, stored, context.store.url)
     recheck = known.first_sent_at is None
-    return until_receipt(Course(context, manifest, body, deadline, recheck), known)
+    return until_receipt(Run(context, manifest, body, deadline, recheck), known)
 
 
 def _after_a_crash(context: Context, release: Release) -> Release:

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import IO, Any, cast
 
-from ..domain import retry
 from ..domain.manifest import Manifest
 from ..domain.release_state import State, after_refusal
 from ..errors import ApgmsError
@@ -188,11 +187,6 @@ def _evidence(attempt: Attempt) -> dict[str, Any]:
         "code": attempt.code,
         "job_id": attempt.job_id,
     }
-
-
-def refused_for_good(attempt: Attempt) -> bool:
-    """Return whether trying again cannot help: a definite no that is not about the moment."""
-    return attempt.disposition is Disposition.REFUSED and not retry.retried(attempt.status)
 
 
 def refusal(release: Release, attempt: Attempt) -> ApgmsError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -224,7 +225,7 @@ def plan(**changes: object) -> Plan:
         undone=("c" * 64,),
         balances_sha256="d" * 64,
     )
-    return made._replace(**changes)
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

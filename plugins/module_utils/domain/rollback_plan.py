@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from .canonical import canonical
@@ -44,7 +46,8 @@ class ChainChange(NamedTuple):
         return {"kind": "chain", **self._asdict(), **texts}
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """A rollback, before and after it is done."""
 
     stack: str
@@ -116,7 +119,7 @@ class Plan(NamedTuple):
         for claim in self.rebook:
             yield flat_line(claim.document(REBOOK))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The SHA-256 of the document, hexadecimal."""
         digest = hashlib.sha256()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..domain.canonical import sha256_hex
 from ..domain.manifest import Manifest, object_key
+from ..domain.policy import Policy
 from ..domain.receipt import Receipt, Rejection, Sent, verify_receipt
 from ..domain.release_state import State
 from ..domain.retry import pause
@@ -117,11 +118,10 @@ def _say(context: Context, release: Release, manifest: Manifest, status: Status)
     )
 
 
-def _verify(
-    context: Context, release: Release, manifest: Manifest, document: bytes, where: str
-) -> Receipt:
-    sent = Sent(
-        environments=context.policy.gateway.environments,
+def sent_of(policy: Policy, manifest: Manifest, release: Release) -> Sent:
+    """Return what a receipt of the release must answer."""
+    return Sent(
+        environments=policy.gateway.environments,
         stack=manifest.stack,
         manifest_sha256=release.manifest_sha256,
         submission_id=release.submission_id,
@@ -130,6 +130,12 @@ def _verify(
         count=manifest.batch_total,
         amount_cents=manifest.amount_total_cents,
     )
+
+
+def _verify(
+    context: Context, release: Release, manifest: Manifest, document: bytes, where: str
+) -> Receipt:
+    sent = sent_of(context.policy, manifest, release)
     return verify_receipt(document, context.policy.gateway.keys, sent, where=where)
 
 

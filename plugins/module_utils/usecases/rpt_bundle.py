@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from ..domain.policy import Policy
 from ..domain.rates import CATALOG_NAME, HASH_NAME, Catalog
 from ..domain.statement import Signed
 from ..errors import ApgmsError
-from ..libraries import psycopg
 from ..ports.clock import Clock, iso_utc
 from ..ports.object_store import ObjectStore
 from ..ports.schema.migrate import migrate
@@ -37,6 +35,7 @@ from .bundle_files import (
     write_files,
 )
 from .image import write_image
+from .ledger_rows import one_view
 from .manifests import load_manifest
 from .rates import newest_kept
 from .rehearsal import require_permit
@@ -172,7 +171,7 @@ def _build(order: Order, ports: Ports, staging: Path, permit: list[Signed]) -> B
     catalog = _catalog(order, candidate_periods(ports.connection))
     writer = BatchWriter(staging)
     now = ports.clock.now()
-    with _one_view(ports.connection):
+    with one_view(ports.connection):
         verdict = verify_rows(
             ports.connection, ports.policy, now, catalog.rates_version,
             sink=writer.write, limit=order.limit,
@@ -270,23 +269,6 @@ def _insert(connection: Connection, manifest: Manifest, permit: list[Signed]) ->
         if frozen.rowcount:
             consume(connection, permit, manifest.checksum)
     return str(_frozen(connection, manifest.submission_id))
-
-
-@contextmanager
-def _one_view(connection: Connection) -> Iterator[None]:
-    """Read one state of the database in several statements.
-
-    Inside a caller's transaction (check mode) that one's isolation holds.
-    """
-    idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-    if idle:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    try:
-        with connection.transaction():
-            yield
-    finally:
-        if idle:
-            connection.isolation_level = None
 
 
 def _catalog(order: Order, period_ids: list[str]) -> Catalog:

@@ -51,7 +51,7 @@ class Link:
     hash_after: str | None
 
 
-def chain_hash(prev_hash: str | None, receipt: str | None, balance_after_cents: int) -> str:
+def hash_after(prev_hash: str | None, receipt: str | None, balance_after_cents: int) -> str:
     """Return the ``hash_after`` that the chain rule demands."""
     message = f"{prev_hash or ''}{receipt or ''}{balance_after_cents}"
     return hashlib.sha256(message.encode()).hexdigest()
@@ -61,7 +61,7 @@ def next_link(previous: Link | None, amount_cents: int, receipt: str | None) -> 
     """Return the row that continues a chain with ``amount_cents`` (+ credit, - debit)."""
     balance = (previous.balance_after_cents if previous else 0) + amount_cents
     prev_hash = previous.hash_after if previous else None
-    return Link(amount_cents, balance, receipt, prev_hash, chain_hash(prev_hash, receipt, balance))
+    return Link(amount_cents, balance, receipt, prev_hash, hash_after(prev_hash, receipt, balance))
 
 
 def deviations(link: Link, previous: Link | None) -> tuple[str, ...]:
@@ -83,9 +83,9 @@ def _hash_deviation(link: Link) -> str | None:
     found = link.hash_after
     if found is None:
         return NULL_HASH
-    if found == chain_hash(link.prev_hash, link.bank_receipt_hash, link.balance_after_cents):
+    if found == hash_after(link.prev_hash, link.bank_receipt_hash, link.balance_after_cents):
         return None
-    if found == chain_hash(link.prev_hash, "rcpt", link.balance_after_cents):
+    if found == hash_after(link.prev_hash, "rcpt", link.balance_after_cents):
         return LITERAL_RECEIPT
     if found == _md5(f"{link.prev_hash or ''}:{link.balance_after_cents}"):
         return MD5

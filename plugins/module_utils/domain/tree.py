@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 HASH_BYTES = 32
 TILE_WIDTH = 256
@@ -17,7 +17,8 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
-class Tile(NamedTuple):
+@dataclass(frozen=True)
+class Tile:
     """The place of a tile in a tree, and how many hashes it holds (1 to 256)."""
 
     level: int

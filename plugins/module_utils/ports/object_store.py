@@ -11,7 +11,8 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
+PUTS_AT_ONCE = 16
 
 
 class ObjectMissing(ApgmsError):
@@ -61,6 +63,9 @@ class ObjectStore(Protocol):
 
         :raises ObjectConflict: where other bytes stand under ``key``
         """
+
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        """Store many small objects as :meth:`put_new` does; all are durable once it returns."""
 
     def open(self, key: str) -> IO[bytes]:
         """Return a stream of the object's bytes.
@@ -118,6 +123,25 @@ class FolderStore:
             raise _unreachable(self.url, error) from error
         _sync_folder(target.parent)
         return True
+
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        for number, (key, data) in enumerate(objects):
+            target = self._path(key)
+            if target.exists():
+                self._same_or_conflict(key, data)
+                continue
+            copy = target.parent / f".put-{os.getpid()}-{number}"
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(data)
+                os.link(copy, target)
+            except FileExistsError:
+                self._same_or_conflict(key, data)
+            except OSError as error:
+                raise _unreachable(self.url, error) from error
+            finally:
+                copy.unlink(missing_ok=True)
+        os.sync()  # one for all: a sync of each file would take most of the time
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -179,6 +203,12 @@ class S3Store:
                 raise ObjectConflict(self.url, key)
         return False
 
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        self._client  # noqa: B018 - made before threads share it
+        with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
+            for _put in pool.map(lambda each: self.put_new(*each), objects):
+                pass
+
     def open(self, key: str) -> IO[bytes]:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
@@ -230,31 +260,39 @@ class _S3Body(io.RawIOBase):
 
 
 class OverlayStore:
-    """For check mode: reads through to a store, keeps what would be written in memory."""
+    """For check mode: reads through to a store, keeps what would be written in a temporary file."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.url = store.url
-        self.written: dict[str, bytes] = {}
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the overlay
+        self._places: dict[str, tuple[int, int]] = {}
 
     def put_new(self, key: str, data: bytes | Path) -> bool:
         new = data.read_bytes() if isinstance(data, Path) else data
         try:
             stored = read(self, key)
         except ObjectMissing:
-            self.written[key] = new
+            self._places[key] = (self._spool.seek(0, os.SEEK_END), len(new))
+            self._spool.write(new)
             return True
         if stored != new:
             raise ObjectConflict(self.url, key)
         return False
 
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        for key, data in objects:
+            self.put_new(key, data)
+
     def open(self, key: str) -> IO[bytes]:
-        if key in self.written:
-            return io.BytesIO(self.written[key])
-        return self._store.open(key)
+        if key not in self._places:
+            return self._store.open(key)
+        place, length = self._places[key]
+        self._spool.seek(place)
+        return io.BytesIO(self._spool.read(length))
 
     def keys(self, prefix: str) -> Iterator[str]:
-        mine = (key for key in self.written if key.startswith(prefix))
+        mine = (key for key in self._places if key.startswith(prefix))
         yield from sorted({*self._store.keys(prefix), *mine})
 
 

@@ -15,10 +15,10 @@ from ..errors import ApgmsError
 from ..ports.gateway import Identity, check_identity
 from . import kill_switch, windows
 from .approvals import require_approvals
+from .log_check import require_intact, verify_chains_against_leaves
 from .release_info import require_not_undone
 from .release_records import Context
 from .sign import make_intent
-from .snapshot import require_intact, verify_chains_against_leaves
 
 if TYPE_CHECKING:
     from ..ports.database import Connection

@@ -1,0 +1,345 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The ledger snapshot: admits the new rows of owa_ledger to the log and signs its new head.
+
+A snapshot costs what is new since the last one. It is taken in this order, so that it can be cut
+off anywhere and taken up again: decide which rows (the plan), store their segments and tiles, store
+the signed checkpoint, record it in the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, LiteralString
+
+from ..domain import checkpoint as notes
+from ..domain.canonical import canonical
+from ..domain.extent import compress, total
+from ..domain.leaf import leaf_hashes, line
+from ..domain.policy import Policy
+from ..domain.tree import TreeBuilder
+from ..errors import ApgmsError
+from ..ports.clock import Clock
+from ..ports.object_store import ObjectConflict, ObjectStore
+from ..ports.signer import Signer, key_id
+from .background import Background
+from .ledger_archive import admitted_later
+from .ledger_chains import Deviation, Scope, check_chains
+from .ledger_files import Namespaces, hashes_file, namespace_files
+from .ledger_log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
+from .ledger_records import frontier, record
+from .ledger_rows import (
+    POLL_SECONDS,
+    Writer,
+    id_ranges,
+    in_failed_transaction,
+    is_idle,
+    late_ids,
+    ledger_columns,
+    newest_id,
+    one_view,
+    period_totals,
+    rows,
+    same_view_beside,
+    wait_for_writers,
+)
+from .log_check import compare_heads
+from .log_restore import open_origin
+from .log_verify import verify_history
+
+if TYPE_CHECKING:
+    from ..ports.database import Connection
+
+SEGMENT_ROWS = 1 << 15
+ROWS_WORTH_A_CONNECTION = 50_000
+WAIT_SECONDS = 30.0
+Verify = Literal["incremental", "full"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The head of the log after a snapshot, and what the snapshot found."""
+
+    origin: str
+    tree_size: int
+    root: bytes
+    checkpoint: bytes
+    """The signed note, as stored."""
+    namespaces: dict[str, bytes]
+    """Namespace to the contents of ``ledger/<namespace>.json``."""
+    ledger_hashes: bytes
+    """The contents of ``ledger_hashes.json``."""
+    document: dict[str, Any]
+    """The snapshot's own object in the log."""
+    previous_size: int
+    new_rows: int
+    consistency: list[bytes]
+    """The verified proof that the previous tree is a prefix of this one."""
+    checked_rows: int
+    """How many rows were checked against the chain rule: the new ones, or all of them."""
+    deviations: list[Deviation]
+    """Among the checked rows."""
+    late: list[int]
+    """Ids that showed up below the previous frontier."""
+    unfinished: list[Writer]
+    """Transactions that were still writing when the wait for them ended."""
+    cosigned_size: int
+    """Tree size of the newest checkpoint that a cosigner confirmed; 0 where there is none."""
+
+    @property
+    def head(self) -> LogHead:
+        """The head of the log after the snapshot."""
+        return LogHead(self.origin, self.tree_size, self.root, self.checkpoint)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one snapshot is to admit after ``head``."""
+
+    head: LogHead
+    plan: Plan
+    after: int | None
+    late: tuple[int, ...]
+    unfinished: list[Writer]
+
+    @property
+    def scope(self) -> Scope:
+        upto = max((one.last for one in self.plan.ranges), default=self.after or 0)
+        return Scope(self.after, upto, self.late)
+
+
+def take_snapshot(
+    connection: Connection,
+    store: ObjectStore,
+    signer: Signer,
+    policy: Policy,
+    clock: Clock,
+    *,
+    verify: Verify = "incremental",
+    restore: str | None = None,
+    wait_seconds: float = WAIT_SECONDS,
+) -> Snapshot:
+    """Admit the new ledger rows to the log, sign the new head, and return it.
+
+    :param signer: the log's Ed25519 key, which the policy pins
+    :param verify: ``full`` hashes and checks every row again, and proves the old root from them
+    :param restore: SHA-256 of a verified restore statement: open a new origin with it
+    :param wait_seconds: how long to wait for transactions that are writing the ledger
+    :raises ApgmsError: ``log.wrong_key``, ``log.busy``, and what :func:`require_intact` and
+        :func:`verify_history` raise
+    """
+    _require_log_key(signer, policy)
+    with _one_at_a_time(connection, policy, clock, wait_seconds):
+        if restore is not None:
+            open_origin(connection, store, policy, restore)
+        log = LedgerLog(store, policy)
+        head = _catch_up(connection, log)
+        work = _work(connection, log, head, clock, wait_seconds)
+        return _take(connection, log, signer, work, verify)
+
+
+def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
+    """Record the snapshots that were stored, but cut off before they were recorded."""
+    recorded, head = compare_heads(connection, log)
+    size = recorded.tree_size
+    for document in admitted_later(log, size) if head.tree_size > size else ():
+        later = log.head(int(document["tree_size"]))
+        record(connection, later, document["columns"], snapshot_ranges(document), size)
+        size = later.tree_size
+    return head
+
+
+def _work(
+    connection: Connection, log: LedgerLog, head: LogHead, clock: Clock, wait_seconds: float
+) -> _Work:
+    after = frontier(connection, log.origin)
+    plan = log.plan(head.tree_size)
+    unfinished: list[Writer] = []
+    if plan is None:
+        newest = newest_id(connection)
+        unfinished = wait_for_writers(connection, clock, wait_seconds)
+        with one_view(connection):
+            late = compress(late_ids(connection, log.origin)) if head.tree_size else []
+            fresh = [] if newest is None else id_ranges(connection, after, newest)
+            plan = Plan(tuple(ledger_columns(connection)), (*late, *fresh))
+    late_now = tuple(
+        row_id
+        for one in plan.ranges
+        if after is not None and one.last <= after
+        for row_id in range(one.first, one.last + 1)
+    )
+    return _Work(head, plan, after, late_now, unfinished)
+
+
+def _take(
+    connection: Connection, log: LedgerLog, signer: Signer, work: _Work, verify: Verify
+) -> Snapshot:
+    alone = not is_idle(connection)
+    with one_view(connection):
+        scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
+        with _chains_checked(connection, log, work, scope, alone) as checked:
+            if verify == "full":
+                builder = verify_history(connection, log, work.head)
+            else:
+                builder = log.builder(work.head.tree_size)
+            if work.plan.ranges or not work.head.note:
+                head, document = _admit(connection, log, signer, work, builder)
+            else:
+                head, document = work.head, log.snapshot(work.head.tree_size)
+        deviations = checked()
+    if head.note != work.head.note:
+        record(connection, head, work.plan.columns, work.plan.ranges, work.head.tree_size)
+    files = namespace_files(document)
+    cosigned = log.cosigned()
+    new_rows = head.tree_size - work.head.tree_size
+    return Snapshot(
+        origin=log.origin,
+        tree_size=head.tree_size,
+        root=head.root,
+        checkpoint=head.note,
+        namespaces=files,
+        ledger_hashes=hashes_file(files),
+        document=document,
+        previous_size=work.head.tree_size,
+        new_rows=new_rows,
+        consistency=log.require_prefix(work.head, head),
+        checked_rows=head.tree_size if verify == "full" else new_rows,
+        deviations=deviations,
+        late=list(work.late),
+        unfinished=work.unfinished,
+        cosigned_size=cosigned.tree_size if cosigned else 0,
+    )
+
+
+@contextlib.contextmanager
+def _chains_checked(
+    connection: Connection, log: LedgerLog, work: _Work, scope: Scope, alone: bool
+) -> Iterator[Callable[[], list[Deviation]]]:
+    """Check the chains, beside what stands inside where that pays; yield the way to the result."""
+    names = ledger_columns(connection)
+    to_check = total(work.plan.ranges) + (work.head.tree_size if scope.after is None else 0)
+    if alone or to_check < ROWS_WORTH_A_CONNECTION:
+        found = check_chains(connection, names, scope) if to_check else []
+        yield lambda: found
+        return
+    with same_view_beside(connection) as second, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(check_chains, second, names, scope)
+        yield future.result
+
+
+def _admit(
+    connection: Connection, log: LedgerLog, signer: Signer, work: _Work, builder: TreeBuilder
+) -> tuple[LogHead, dict[str, Any]]:
+    """Store the rows of the plan and the head that covers them."""
+    size, plan = work.head.tree_size, work.plan
+    log.put_plan(size, plan)
+    before = log.snapshot(size)["namespaces"] if work.head.note else {}
+    namespaces = Namespaces(before, plan.columns)
+    segments = _store_rows(connection, log, plan, builder, namespaces)
+    checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
+    document = {
+        "schema": SNAPSHOT_SCHEMA,
+        "origin": log.origin,
+        "tree_size": str(builder.size),
+        "root": checkpoint.root.hex(),
+        "previous_size": str(size),
+        "columns": list(plan.columns),
+        "ranges": [[str(one.first), str(one.last)] for one in plan.ranges],
+        "segments": [[str(first), str(end)] for first, end in segments],
+        "namespaces": namespaces.document(period_totals(connection, plan.ranges)),
+    }
+    note = notes.sign(checkpoint, signer.public_pem, signer.sign)
+    head = LogHead(log.origin, builder.size, checkpoint.root, note)
+    log.store.put_new(log.key(f"snapshot/{head.tree_size:016d}"), canonical(document))
+    _put_checkpoint(log, head)
+    return head, document
+
+
+def _store_rows(
+    connection: Connection,
+    log: LedgerLog,
+    plan: Plan,
+    builder: TreeBuilder,
+    namespaces: Namespaces,
+) -> list[tuple[int, int]]:
+    """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
+    header = line(plan.columns)
+    source = rows(connection, plan.columns, plan.ranges)
+    segments = []
+    with Background() as background:
+        for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
+            first = builder.size
+            leaves = leaf_hashes(header, batch)
+            namespaces.add(batch, leaves)
+            tiles = list(builder.append(leaves))
+            segments.append((first, builder.size))
+            key = log.segment_key(first, builder.size)
+            background.submit(_storing(log, key, header, batch, tiles))
+    log.put_tiles(builder.edge())
+    return segments
+
+
+def _storing(
+    log: LedgerLog, key: str, header: bytes, batch: list[bytes], tiles: list[Any]
+) -> Callable[[], None]:
+    def store() -> None:
+        log.store.put_new(key, header + b"".join(batch))
+        log.put_tiles(tiles)
+
+    return store
+
+
+def _put_checkpoint(log: LedgerLog, head: LogHead) -> None:
+    try:
+        log.store.put_new(log.key(f"checkpoint/{head.tree_size:016d}"), head.note)
+    except ObjectConflict as error:
+        raise forked(
+            log.at(log.key(f"checkpoint/{head.tree_size:016d}")),
+            f"another head of {head.tree_size} rows is stored there; this one has the root "
+            f"{head.root.hex()}",
+        ) from error
+
+
+def _require_log_key(signer: Signer, policy: Policy) -> None:
+    pinned = key_id(policy.log.key.encode())
+    if signer.key_id != pinned:
+        raise ApgmsError(
+            "log.wrong_key",
+            "The log's signing key is not the one that the policy pins",
+            where="apgms_log_key",
+            why=f"its key id is {signer.key_id}, the policy pins {pinned}",
+            mend="name the log key of this stack in apgms_log_key",
+        )
+
+
+@contextlib.contextmanager
+def _one_at_a_time(
+    connection: Connection, policy: Policy, clock: Clock, wait_seconds: float
+) -> Iterator[None]:
+    """Hold the lock of this log's snapshots; no writer of the ledger is blocked by it."""
+    key = [f"apgms.release log {policy.log.origin}"]
+    waited = 0.0
+    while not _one(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", key):
+        if waited >= wait_seconds:
+            raise ApgmsError(
+                "log.busy",
+                "Another ledger snapshot is being taken",
+                where=f"log {policy.log.origin}",
+                why=f"it has not ended within {wait_seconds:.0f} s",
+                mend="wait for it, then run the same command again",
+            )
+        clock.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+    try:
+        yield
+    finally:
+        if not in_failed_transaction(connection):  # there the lock goes with the connection
+            _one(connection, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+
+
+def _one(connection: Connection, query: LiteralString, parameters: list[str]) -> Any:
+    row = connection.execute(query, parameters).fetchone()
+    return None if row is None else row[0]

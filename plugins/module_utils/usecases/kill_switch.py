@@ -82,7 +82,7 @@ def require_off(
         raise _on(
             f"the kill switch of {stack}",
             f"{now.actor} set it at {iso_utc(now.at)}: {now.reason}",
-            f"ansible-playbook -i inventories/{stack} playbooks/kill_switch.yml"
+            f"STACK={stack} ansible-playbook -i inventories/{stack} playbooks/kill_switch.yml"
             " -e kill_switch_state=off -e kill_switch_reason=WHY",
         )
     if kill_switch_engaged(environment.get("PROTO_KILL_SWITCH")):

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ansible.plugins.callback import CallbackBase
+
 from ansible_collections.apgms.release.plugins.module_utils.domain.operations_log import (
     entry_line,
 )

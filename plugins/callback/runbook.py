@@ -159,23 +159,28 @@ class CallbackModule(DefaultCallback):
         self._display.display(f"{_INDENT}{word:8} {text}", color=color)
 
     def _say(self, message: Any) -> None:
-        lines = message if isinstance(message, list) else [message]
-        for line in lines:
-            self._display.display(f"{_INDENT}{'found':8} {line}")
+        for line in message if isinstance(message, list) else [message]:
+            self._paragraph("found", str(line), 9)
 
     def _refusal(self, message: str) -> None:
-        """Print a message in its parts, wrapped; the command to copy stays on one line."""
+        """Print a message in its parts, wrapped; a command to copy stays on one line."""
         what, *parts = _PARTS.split(message)
-        self._paragraph("What:" if parts else "", what)
+        self._paragraph("  What:" if parts else "", what, 10)
         for label, text in zip(parts[::2], parts[1::2], strict=True):
             if label == "Mend":
-                self._display.display(f"{_INDENT}  {label + ':':7} {text}")
+                self._commands(f"  {label}:", text, 10)
             else:
-                self._paragraph(f"{label}:", text)
+                self._paragraph(f"  {label}:", text, 10)
 
-    def _paragraph(self, label: str, text: str) -> None:
+    def _paragraph(self, label: str, text: str, margin: int) -> None:
         for line in text.splitlines():
-            wrapped = textwrap.wrap(line, _WIDTH, break_on_hyphens=False, break_long_words=False)
-            for part in wrapped:
-                self._display.display(f"{_INDENT}  {label:7} {part}".rstrip())
+            for part in textwrap.wrap(
+                line, _WIDTH - margin, break_on_hyphens=False, break_long_words=False
+            ):
+                self._display.display(f"{_INDENT}{label:{margin}}{part}".rstrip())
                 label = ""
+
+    def _commands(self, label: str, text: str, margin: int) -> None:
+        for command in text.split("; "):
+            self._display.display(f"{_INDENT}{label:{margin}}{command}")
+            label = ""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Submission:
     @property
     def body(self) -> Body:
         """What is sent."""
-        openers = [lambda rows=rows: io.BytesIO(rows) for rows in self.rpts]
+        openers = [functools.partial(io.BytesIO, rows) for rows in self.rpts]
         return submission_body(self.manifest.to_bytes(), openers)
 
     @property

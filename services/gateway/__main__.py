@@ -96,6 +96,7 @@ def public_server(app: Misbehaving, arguments: argparse.Namespace) -> uvicorn.Se
         http=app.protocol(),
         log_level="warning",
         access_log=False,
+        timeout_graceful_shutdown=1,
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
         ssl_ca_certs=arguments.client_ca and str(arguments.client_ca),

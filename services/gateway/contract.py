@@ -25,7 +25,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _BATCH_TEXTS = ("tax_type", "period_id", "amount_cents", "rpt_sha256")
 MAX_LINE_BYTES = 16 << 20
-MAX_CENTS = 1 << 53
+MAX_CENTS = 1 << 43
 
 STATUS_OF_CODE = {
     "bad_request": 400,

@@ -21,6 +21,7 @@ ANSWER_FAULTS = (
     "redirect",
     "retry_later",
 )
+STATUS_FAULTS = ("not_found", "still_running", "accepted_early", "foreign_acknowledgement")
 FAULTS: dict[str, tuple[str, ...]] = {
     "connect": ("refuse",),
     "handshake": ("tls_failure",),
@@ -31,10 +32,11 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "already_running",
         "key_reused",
         "duplicate_without_pointer",
+        "foreign_acknowledgement",
         *ANSWER_FAULTS,
     ),
-    "lookup": ("reset", "not_found", "still_running", "accepted_early", *ANSWER_FAULTS),
-    "status": ("reset", "not_found", "still_running", "accepted_early", *ANSWER_FAULTS),
+    "lookup": ("reset", *STATUS_FAULTS, *ANSWER_FAULTS),
+    "status": ("reset", *STATUS_FAULTS, *ANSWER_FAULTS),
     "receipt": (
         "reset",
         "not_found",

@@ -9,13 +9,21 @@ import contextlib
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
 
-from .contract import CONTENT_DIGEST, IDEMPOTENCY_KEY, Problem, read_manifest, read_rows
+from .contract import (
+    CONTENT_DIGEST,
+    IDEMPOTENCY_KEY,
+    Problem,
+    Row,
+    read_manifest,
+    read_rows,
+)
 from .state import State, Submission
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -27,7 +35,7 @@ class Limits:
 
     bytes: int
     seconds: float
-    """The settle time of lookups: what is not received by then is dropped."""
+    """The settle time of lookups: what is not stored by then is dropped."""
 
 
 class Intake:
@@ -60,12 +68,13 @@ class Intake:
         except Problem:
             await self._drain(request)
             raise
+        deadline = time.monotonic() + self._limits.seconds
         path = self._folder / secrets.token_hex(16)
         try:
             digest = await self._spool(request, path)
             if digest != expected:
                 raise Problem("digest_mismatch", f"the body's sha-256 is {digest}")
-            return await asyncio.to_thread(self._take, key, path, digest)
+            return await asyncio.to_thread(self._take, key, path, digest, deadline)
         finally:
             self._receiving.discard(key)
             path.unlink(missing_ok=True)
@@ -100,7 +109,7 @@ class Intake:
                     if length > self._limits.bytes:
                         return
 
-    def _take(self, key: str, path: Path, body_sha256: str) -> Submission:
+    def _take(self, key: str, path: Path, body_sha256: str, deadline: float) -> Submission:
         with self._taking, path.open("rb") as upload:
             known = self._state.by_key(key)
             if known is not None:
@@ -113,10 +122,16 @@ class Intake:
                     "this manifest was submitted under another key",
                     earlier.job_id,
                 )
-            rows = read_rows(upload, manifest)
+            rows = _in_time(read_rows(upload, manifest), deadline)
             return self._state.take(
                 key, checksum, body_sha256, manifest, rows, self._rows_to_reject
             )
+
+
+def _in_time(rows: Iterator[Row], deadline: float) -> Iterator[Row]:
+    yield from rows
+    if time.monotonic() > deadline:
+        raise Problem("too_slow", "not stored within the settle time of lookups")
 
 
 def _same_body_or_problem(known: Submission, body_sha256: str) -> Submission:

@@ -240,15 +240,33 @@ async def _conflict(exchange: Exchange, fault: Fault) -> None:
 
 
 async def _alter(exchange: Exchange, fault: Fault) -> None:
-    """Hand out a changed state, or a changed receipt."""
+    """Hand out a changed status, or a changed receipt."""
     answer = await exchange.answer()
-    if answer.status == 200:
+    if answer.status in (200, 202):
         if fault.point == "receipt":
             answer.body = exchange.forger.forge(fault.fault, answer.body)
         else:
-            shown = "running" if fault.fault == "still_running" else "accepted"
-            answer.body = _with_state(answer.body, shown)
+            answer.body = canonical({**json.loads(answer.body), **_SHOWN[fault.fault]})
     await answer.deliver(exchange.send)
+
+
+_UNDECIDED: dict[str, Any] = {
+    "receipt_id": None,
+    "accepted_count": 0,
+    "rejected_count": 0,
+    "rejections": [],
+    "next_rejection": None,
+}
+_SHOWN: dict[str, dict[str, Any]] = {
+    "still_running": {**_UNDECIDED, "state": "running"},
+    "accepted_early": {**_UNDECIDED, "state": "accepted"},
+    "foreign_acknowledgement": {
+        "job_id": f"job-{'0' * 32}",
+        "idempotency_key": "foreign-key-00000000",
+        "manifest_sha256": "0" * 64,
+        "body_sha256": "0" * 64,
+    },
+}
 
 
 _ACTIONS: dict[str, Callable[[Exchange, Fault], Awaitable[None]]] = {
@@ -278,19 +296,6 @@ async def _deliver_problem(
     body = canonical({**problem.body, "status": status})
     kind = (b"content-type", b"application/problem+json")
     await Answer(status, [kind, *headers], body).deliver(exchange.send)
-
-
-def _with_state(body: bytes, state: str) -> bytes:
-    status = json.loads(body)
-    status.update(
-        state=state,
-        receipt_id=None,
-        accepted_count=0,
-        rejected_count=0,
-        rejections=[],
-        next_rejection=None,
-    )
-    return json.dumps(status).encode()
 
 
 def _altered(envelope: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -96,6 +96,7 @@ SUBMIT_FAULTS: list[tuple[dict[str, Any], Disposition, bool]] = [
     ({"fault": "retry_later", "status": 503, "taken": True}, UNKNOWN, True),
     ({"fault": "retry_later", "status": 500, "taken": True}, UNKNOWN, True),
     ({"fault": "retry_later", "status": 408, "taken": False}, UNKNOWN, False),
+    ({"fault": "foreign_acknowledgement"}, UNKNOWN, True),
     ({"fault": "already_running"}, Disposition.RUNNING, False),
     ({"fault": "key_reused"}, Disposition.REFUSED, False),
     ({"fault": "duplicate_without_pointer"}, Disposition.DUPLICATE, False),
@@ -196,7 +197,6 @@ QUESTION_FAULTS = {
     "reset": "gateway.unreachable",
     "lose_response": "gateway.unreachable",
     "half_body": "gateway.unreachable",
-    "slow_drip": "gateway.unreachable",
     "html": "gateway.malformed_answer",
     "nothing": "gateway.malformed_answer",
     "redirect": "gateway.redirected",
@@ -210,19 +210,30 @@ def test_a_question_without_a_reliable_answer_may_be_asked_again(
     process: GatewayProcess, port: HttpGateway, point: str, fault: str, reason: str
 ) -> None:
     job_id, receipt_id = _known(process, port)
-    ask = {
+    ask: Callable[[], object] = {
         "identity": port.identity,
         "lookup": lambda: port.lookup(manifest_sha256=make_submission("known").manifest.checksum),
         "status": lambda: port.status(job_id),
         "receipt": lambda: port.receipt(receipt_id),
     }[point]
-    process.plan({"point": point, "fault": fault, "seconds": 20})
+    process.plan({"point": point, "fault": fault})
 
     with pytest.raises(GatewayUnavailable) as caught:
         ask()
 
     assert caught.value.reason == reason
     assert ask()
+
+
+def test_an_answer_that_drips_too_slowly_is_no_answer(
+    process: GatewayProcess, port: HttpGateway
+) -> None:
+    process.plan({"point": "identity", "fault": "slow_drip", "seconds": 20})
+
+    with pytest.raises(GatewayUnavailable) as caught:
+        port.identity()
+
+    assert caught.value.reason == "gateway.unreachable"
 
 
 def _known(process: GatewayProcess, port: HttpGateway) -> tuple[str, str]:
@@ -379,6 +390,49 @@ def test_rejections_come_in_pages(process: GatewayProcess, port: HttpGateway) ->
 
     assert [len(page.rejections) for page in pages] == [100, 100, 50]
     assert len({(r.tax_type, r.rpt_id) for page in pages for r in page.rejections}) == 250
+
+
+@pytest.mark.parametrize("point", ["status", "lookup"])
+def test_the_status_of_another_submission_is_no_answer(
+    process: GatewayProcess, port: HttpGateway, submission: Submission, point: str
+) -> None:
+    job_id = _decided(port, _submit(port, submission).job_id).job_id
+    process.plan({"point": point, "fault": "foreign_acknowledgement"})
+
+    with pytest.raises(GatewayUnavailable) as caught:
+        port.status(job_id) if point == "status" else _look(port, submission)
+
+    assert caught.value.reason == "gateway.malformed_answer"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_same_bytes_under_the_same_key_get_through_any_faults_once(
+    process: GatewayProcess, port: HttpGateway, submission: Submission, seed: int
+) -> None:
+    process.plan_seed(seed, 0.6)
+
+    verified = None
+    for _ in range(200):
+        try:
+            verified = verified or _try_once(process, port, submission)
+        except ApgmsError:
+            continue
+
+    fired = process.fired
+    process.plan()
+    assert verified, f"seed {seed}: {fired}"
+    assert fired
+    assert process.counters["manifests_taken_more_than_once"] == 0
+    assert process.counters["rows_accepted_more_than_once"] == 0
+
+
+def _try_once(process: GatewayProcess, port: HttpGateway, submission: Submission) -> str | None:
+    found = port.lookup(manifest_sha256=submission.manifest.checksum)
+    if found is None:
+        _submit(port, submission)
+    elif found.receipt_id:
+        return _verified(process, port, found.receipt_id, submission)
+    return None
 
 
 def test_the_same_seed_brings_the_same_faults(process: GatewayProcess, port: HttpGateway) -> None:

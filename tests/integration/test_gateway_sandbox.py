@@ -348,3 +348,19 @@ def _eventually_accepted(process: GatewayProcess) -> int:
             break
         time.sleep(0.01)
     return rows
+
+
+def test_the_commands_of_the_documentation_verify_a_receipt(
+    tmp_path: Path, process: GatewayProcess, port: HttpGateway, submission: Submission
+) -> None:
+    receipt_id = _receipt_id(port, str(_submit(port, submission).job_id))
+    (tmp_path / "receipt.json").write_bytes(port.receipt(receipt_id))
+    (tmp_path / "key.pem").write_text(process.public_key)
+    blocks = (ROOT / "docs" / "gateway.md").read_text().split("```sh\n")[1:]
+    (commands,) = (block.split("```")[0] for block in blocks if "DSSEv1" in block)
+
+    done = subprocess.run(
+        ["sh", "-ec", commands], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == "Verified OK\n"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import socket
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -69,7 +71,7 @@ def test_the_pinned_gateway_passes() -> None:
     ],
     ids=str,
 )
-def test_a_gateway_that_is_not_pinned_is_refused(changes: dict[str, str], reason: str) -> None:
+def test_a_gateway_that_is_not_pinned_is_refused(changes: dict[str, Any], reason: str) -> None:
     identity = dataclasses.replace(IDENTITY, **changes)
 
     assert _reason(lambda: check_identity(identity, PINS, URL)) == reason
@@ -131,9 +133,10 @@ def test_a_tls_file_that_cannot_be_loaded_is_named(
     path = tmp_path / "file.pem"
     if content:
         path.write_text(content)
+    files: dict[str, Any] = {name: str(path)}
 
     with pytest.raises(ApgmsError) as caught:
-        open_gateway(URL, PINS, **{name: str(path)})
+        open_gateway(URL, PINS, **files)
 
     assert caught.value.reason == "gateway.tls_file"
     assert str(path) in str(caught.value)
@@ -162,7 +165,7 @@ def test_a_pace_that_cannot_be_read_is_none_or_the_longest(value: str | None) ->
 
 @given(st.binary(max_size=100), st.lists(st.binary(max_size=100), max_size=4))
 def test_a_body_is_the_manifest_and_the_rows(manifest: bytes, rpts: list[bytes]) -> None:
-    body = submission_body(manifest, [lambda rows=rows: io.BytesIO(rows) for rows in rpts])
+    body = submission_body(manifest, [functools.partial(io.BytesIO, rows) for rows in rpts])
     expected = manifest + b"\n" + b"".join(rpts)
 
     assert b"".join(body.chunks()) == b"".join(body.chunks()) == expected

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from ..domain.policy import GatewayPins
 from ..domain.receipt import Rejection
 from ..errors import ApgmsError
+from ..libraries import cryptography_exceptions
 from .http import CHUNK_BYTES, LOOPBACK
 from .signer import key_id
 
@@ -319,7 +320,7 @@ def _body_unreadable(error: OSError) -> ApgmsError:
 def _key_id(pem: str) -> str | None:
     try:
         return key_id(pem.encode())
-    except ValueError:
+    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm):
         return None
 
 

@@ -45,7 +45,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.INTENT: frozenset({State.SENDING, State.NOT_TAKEN, State.UNKNOWN}),
     State.SENDING: frozenset({State.INTENT, State.NOT_TAKEN, State.PENDING, State.UNKNOWN}),
     State.UNKNOWN: frozenset({State.SENDING, State.NOT_TAKEN, State.PENDING, *_TO_RECEIPT}),
-    State.NOT_TAKEN: frozenset({State.SENDING, State.PENDING, State.UNKNOWN}),
+    State.NOT_TAKEN: frozenset({State.SENDING, State.PENDING, *_TO_RECEIPT}),
     State.PENDING: frozenset({State.PENDING, *_TO_RECEIPT}),
     **{state: frozenset() for state in TERMINAL},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 EVERY_SECONDS = 1.0
 
@@ -41,3 +42,15 @@ def progress_line(what: str, done: int, total: int, unit: str, seconds: float) -
     left = f"{(total - done) / rate:.0f} s left" if rate else "time left unknown"
     percent = 100 * done // total if total else 100
     return f"{what}: {done:,} of {total:,} {unit} ({percent} %), {rate:,.0f} {unit}/s, {left}"
+
+
+def say_into(path: str | None) -> Callable[[str], None]:
+    """Return what appends each line to the file at ``path``; None: lines are dropped."""
+    if path is None:
+        return lambda line: None
+
+    def say(line: str) -> None:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    return say

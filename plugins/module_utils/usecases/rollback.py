@@ -99,7 +99,7 @@ def _admit(ports: Ports) -> LogHead:
     snapshot = take_snapshot(
         ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock, verify="full"
     )
-    return snapshot.head
+    return LogHead(snapshot.origin, snapshot.tree_size, snapshot.root, snapshot.checkpoint)
 
 
 def _apply(order: Order, ports: Ports, lease: Lease, head: LogHead) -> Plan:
@@ -139,8 +139,8 @@ def _carry_out(connection: Connection, plan: Plan, first_id: int | None = None) 
 def _require_all_admitted(connection: Connection, head: LogHead) -> None:
     row = connection.execute("SELECT count(*) FROM owa_ledger").fetchone()
     rows = row[0] if row else 0
-    if rows != head.size:
-        raise _stale(f"the log has {head.size} ledger rows, the ledger has {rows}")
+    if rows != head.tree_size:
+        raise _stale(f"the log has {head.tree_size} ledger rows, the ledger has {rows}")
 
 
 def _require_current(order: Order, plan: Plan) -> None:

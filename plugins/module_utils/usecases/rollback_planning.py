@@ -62,7 +62,7 @@ def make_plan(
         stack=policy.stack,
         target_sha256=target.manifest_sha256,
         target_tree_size=manifest.ledger.tree_size,
-        tree_size=head.size,
+        tree_size=head.tree_size,
         root=head.root.hex(),
         net=net,
         chains=chains,

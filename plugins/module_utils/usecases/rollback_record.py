@@ -149,15 +149,16 @@ def prove(ports: Ports, lease: Lease, applied: Applied) -> Applied:
     :raises ApgmsError: ``log.forked``, ``ledger.*``, ``log.*``
     """
     before = LogHead("", applied.tree_size_before, bytes.fromhex(applied.root_before), b"")
-    after = take_snapshot(
+    snapshot = take_snapshot(
         ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock
-    ).head
+    )
+    after = LogHead(snapshot.origin, snapshot.tree_size, snapshot.root, snapshot.checkpoint)
     LedgerLog(ports.store, ports.policy).require_prefix(before, after)
     ports.steps.run(
         "rollback.put_incident",
         lambda: publish(ports.connection, ports.store, applied.incident_id),
     )
-    proven = applied._replace(tree_size_after=after.size, root_after=after.root.hex())
+    proven = applied._replace(tree_size_after=after.tree_size, root_after=after.root.hex())
 
     def commit() -> None:
         with ports.connection.transaction():

@@ -59,6 +59,11 @@ def apply(connection: Connection, release: Release, acknowledged: Acknowledged) 
     return figures
 
 
+def payout_uuid(payload_sha256: str) -> str:
+    """Return the ``transfer_uuid`` of the payout of an RPT, by its payload's digest."""
+    return str(uuid.uuid5(PAYOUTS, payload_sha256))
+
+
 def rehearse(connection: Connection, at: datetime, release: Release) -> None:
     """Inside an open transaction: refuse where full acceptance could not be recorded afterwards.
 
@@ -138,7 +143,7 @@ def _payout(row: Any, acknowledged: Acknowledged, release_uuid: str) -> dict[str
         "abn": abn,
         "tax_type": tax_type,
         "period_id": period_id,
-        "transfer_uuid": str(uuid.uuid5(PAYOUTS, payload_sha256)),
+        "transfer_uuid": payout_uuid(payload_sha256),
         "created_at": acknowledged.at,
         "rpt_verified": True,
         "release_uuid": release_uuid,

@@ -78,6 +78,11 @@ class LedgerLog:
         self.origin = current_origin(store, policy)
         self._tiles: dict[Tile, bytes] = {}
 
+    @property
+    def generation(self) -> int:
+        """1 for the policy's own origin, one more for each that a restore opened."""
+        return int(self.origin.removeprefix(self.pins.origin).strip("/") or 1)
+
     def sizes(self) -> list[int]:
         """Return the tree sizes of the checkpoints, ascending."""
         return [int(key.rpartition("/")[2]) for key in self.store.keys(self.key("checkpoint/"))]
@@ -177,8 +182,8 @@ class LedgerLog:
         if not consistent(old.tree_size, old.root, new.tree_size, new.root, proof):
             raise forked(
                 self.at(self.key("")),
-                f"the tree of {new.tree_size} rows does not begin with the tree of {old.tree_size} rows "
-                f"whose root is {old.root.hex()}",
+                f"the tree of {new.tree_size} rows does not begin with the tree of "
+                f"{old.tree_size} rows whose root is {old.root.hex()}",
             )
         return proof
 

@@ -23,14 +23,14 @@ def recorded_head(connection: Connection, origin: str) -> LogHead | None:
     return None if row is None else LogHead(origin, row[0], bytes(row[1]), bytes(row[2]))
 
 
-def recorded_origins(connection: Connection, base: str) -> list[str]:
-    """Return the origins that a restore opened after ``base`` and this database knows."""
+def recorded_generation(connection: Connection, base: str) -> int:
+    """Return the newest generation of ``base`` that this database knows, 1 where it knows none."""
     rows = connection.execute(
-        "SELECT DISTINCT origin FROM apgms_release.ledger_checkpoint"
-        " WHERE starts_with(origin, %s) ORDER BY 1",
+        "SELECT DISTINCT origin FROM apgms_release.ledger_checkpoint WHERE starts_with(origin, %s)",
         [f"{base}/"],
     )
-    return [row[0] for row in rows if row[0].removeprefix(f"{base}/").isdigit()]
+    numbers = (str(row[0]).removeprefix(f"{base}/") for row in rows)
+    return max((int(number) for number in numbers if number.isdigit()), default=1)
 
 
 def frontier(connection: Connection, origin: str) -> int | None:

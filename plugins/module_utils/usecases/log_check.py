@@ -24,10 +24,11 @@ from .ledger_records import (
     admitted,
     column_epochs,
     frontier,
+    recorded_generation,
     recorded_head,
-    recorded_origins,
 )
 from .ledger_rows import late_ids, one_view, rows
+from .manifests import load_manifest
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -94,10 +95,28 @@ def verify_chains_against_leaves(
         raise differ(log, "log.rows_differ", differing, [])
 
 
+def require_manifest_head(
+    store: ObjectStore, policy: Policy, manifest_sha256: str, head: LogHead
+) -> None:
+    """Require that the ledger head a manifest carries is a prefix of ``head``.
+
+    :raises ApgmsError: ``log.forked``, and those of :func:`load_manifest`
+    """
+    ledger = load_manifest(store, manifest_sha256, policy.stack).ledger
+    log = LedgerLog(store, policy)
+    then = LogHead(ledger.origin, ledger.tree_size, bytes.fromhex(ledger.root), b"")
+    if then.origin != head.origin:
+        raise forked(
+            f"manifest {manifest_sha256}",
+            f"it was built on the log {then.origin}; the log in force is {head.origin}",
+        )
+    log.require_prefix(then, head)
+
+
 def _require_newest_origin(connection: Connection, log: LedgerLog) -> None:
-    known = recorded_origins(connection, log.pins.origin)
-    if known and known[-1] > log.origin:
-        raise _store_behind(log, f"the database knows the later origin {known[-1]}")
+    known = recorded_generation(connection, log.pins.origin)
+    if known > log.generation:
+        raise _store_behind(log, f"the database knows the later origin {log.pins.origin}/{known}")
 
 
 def _require_recorded(log: LedgerLog, recorded: LogHead, head: LogHead) -> None:

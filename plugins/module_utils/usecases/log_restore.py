@@ -5,48 +5,61 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..domain.canonical import canonical
+from ..domain.canonical import canonical, sha256_hex
 from ..domain.policy import Policy
 from ..errors import ApgmsError
+from ..ports.clock import Clock
 from ..ports.object_store import ObjectStore
+from .approvals import consume, require_statement
 from .ledger_log import RESTORE_SCHEMA, LedgerLog
 from .log_check import compare_heads
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
 
+ACT = "ledger_log"
+"""The act that a restore statement about the log names in its subject."""
 BROKEN_HISTORY = frozenset({"log.forked", "log.database_behind", "log.rows_differ"})
 """The findings after which a new origin may be opened."""
 
 
-def restore_document(store: ObjectStore, policy: Policy) -> bytes:
-    """Return what a restore statement approves: its subject holds the SHA-256 of these bytes."""
-    return canonical(_document(LedgerLog(store, policy)))
-
-
 def open_origin(
-    connection: Connection, store: ObjectStore, policy: Policy, statement_sha256: str
-) -> None:
-    """Open the next origin, which begins anew with the ledger as it is now.
+    connection: Connection,
+    store: ObjectStore,
+    policy: Policy,
+    statements_dir: str,
+    clock: Clock,
+    operator: str | None = None,
+) -> str:
+    """Open the next origin, which begins anew with the ledger as it is now; return its name.
 
-    :param statement_sha256: digest of a verified statement about :func:`restore_document`
-    :raises ApgmsError: ``log.nothing_to_restore`` where nothing speaks against the log in force
+    :param operator: the principal who asks for it; his own signature does not count
+    :raises ApgmsError: ``log.nothing_to_restore`` where nothing speaks against the log in force,
+        ``approval.waiting`` where the restore statement is not there yet
     """
     log = LedgerLog(store, policy)
     _require_broken(connection, log)
-    document = _document(log) | {"statement_sha256": statement_sha256}
-    number = document["origin"].rpartition("/")[2]
-    key = f"log/{policy.log.origin}/restore/{int(number):04d}"
-    store.put_new(key, canonical(document))
+    document = canonical(_document(log))
+    subject = {"act": ACT, "sha256": sha256_hex(document)}
+    signed = require_statement(
+        connection, policy, statements_dir, "restore", subject, clock.now(), operator
+    )
+    with connection.transaction():
+        consume(connection, signed, None)
+        store.put_new(restore_key(log), document)
+    return LedgerLog(store, policy).origin
+
+
+def restore_key(log: LedgerLog) -> str:
+    """Return the key of the object that opens the origin after the one in force."""
+    return f"log/{log.pins.origin}/restore/{log.generation + 1:04d}"
 
 
 def _document(log: LedgerLog) -> dict[str, Any]:
     head = log.newest()
-    base = log.pins.origin
-    number = int(log.origin.removeprefix(base).strip("/") or 1) + 1
     return {
         "schema": RESTORE_SCHEMA,
-        "origin": f"{base}/{number}",
+        "origin": f"{log.pins.origin}/{log.generation + 1}",
         "previous": {
             "origin": log.origin,
             "tree_size": str(head.tree_size),

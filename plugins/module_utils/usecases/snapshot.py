@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from ..domain import checkpoint as notes
-from ..domain.canonical import canonical
+from ..domain.canonical import canonical, sha256_hex
 from ..domain.extent import compress, total
 from ..domain.leaf import leaf_hashes, line
 from ..domain.policy import Policy
@@ -47,7 +47,6 @@ from .ledger_rows import (
     wait_for_writers,
 )
 from .log_check import compare_heads
-from .log_restore import open_origin
 from .log_verify import verify_history
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ class Snapshot:
     """The contents of ``ledger_hashes.json``."""
     document: dict[str, Any]
     """The snapshot's own object in the log."""
+    first: bool
+    """Whether this is the log's first head."""
     previous_size: int
     new_rows: int
     consistency: list[bytes]
@@ -93,6 +94,65 @@ class Snapshot:
     def head(self) -> LogHead:
         """The head of the log after the snapshot."""
         return LogHead(self.origin, self.tree_size, self.root, self.checkpoint)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a new head was signed."""
+        return self.new_rows > 0 or self.first
+
+    def result(self) -> dict[str, Any]:
+        """Return the snapshot as JSON values, without the contents of files."""
+        hashes = {name: sha256_hex(data) for name, data in self.namespaces.items()}
+        return {
+            "origin": self.origin,
+            "tree_size": self.tree_size,
+            "root": self.root.hex(),
+            "checkpoint": self.checkpoint.decode(),
+            "previous_size": self.previous_size,
+            "new_rows": self.new_rows,
+            "checked_rows": self.checked_rows,
+            "deviations": [one.document() for one in self.deviations],
+            "late": self.late,
+            "unfinished": [writer._asdict() for writer in self.unfinished],
+            "namespaces": hashes,
+            "hash_summary": [
+                f"{self.origin}: {self.tree_size} rows, root {self.root.hex()}",
+                *(f"ledger/{name}.json {digest}" for name, digest in hashes.items()),
+                f"ledger_hashes.json {sha256_hex(self.ledger_hashes)}",
+            ],
+            "consistency": [proof.hex() for proof in self.consistency],
+            "cosigned_size": self.cosigned_size,
+        }
+
+    def difference(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the tree, and rows, balance and chains by namespace, before and after."""
+        after = {
+            "tree_size": self.tree_size,
+            "namespaces": {
+                name: {
+                    "rows": entry["rows"],
+                    "balance_cents": entry["balance_cents"],
+                    "chains_with_new_rows": entry["added"]["chains"] if self.changed else 0,
+                }
+                for name, entry in self.document["namespaces"].items()
+            },
+        }
+        if not self.changed:
+            return after, after
+        before = {
+            "tree_size": None if self.first else self.previous_size,
+            "namespaces": {
+                name: {
+                    "rows": entry["rows"] - entry["added"]["rows"],
+                    "balance_cents": str(
+                        int(entry["balance_cents"]) - int(entry["added"]["amount_cents"])
+                    ),
+                    "chains_with_new_rows": 0,
+                }
+                for name, entry in self.document["namespaces"].items()
+            },
+        }
+        return before, after
 
 
 @dataclass(frozen=True)
@@ -119,22 +179,18 @@ def take_snapshot(
     clock: Clock,
     *,
     verify: Verify = "incremental",
-    restore: str | None = None,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Snapshot:
     """Admit the new ledger rows to the log, sign the new head, and return it.
 
     :param signer: the log's Ed25519 key, which the policy pins
     :param verify: ``full`` hashes and checks every row again, and proves the old root from them
-    :param restore: SHA-256 of a verified restore statement: open a new origin with it
     :param wait_seconds: how long to wait for transactions that are writing the ledger
     :raises ApgmsError: ``log.wrong_key``, ``log.busy``, and what :func:`require_intact` and
         :func:`verify_history` raise
     """
     _require_log_key(signer, policy)
     with _one_at_a_time(connection, policy, clock, wait_seconds):
-        if restore is not None:
-            open_origin(connection, store, policy, restore)
         log = LedgerLog(store, policy)
         head = _catch_up(connection, log)
         work = _work(connection, log, head, clock, wait_seconds)
@@ -203,6 +259,7 @@ def _take(
         namespaces=files,
         ledger_hashes=hashes_file(files),
         document=document,
+        first=not work.head.note,
         previous_size=work.head.tree_size,
         new_rows=new_rows,
         consistency=log.require_prefix(work.head, head),

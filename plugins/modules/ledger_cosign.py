@@ -1,0 +1,120 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see COPYING)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ledger_cosign
+short_description: Confirm the newest ledger checkpoint as an auditor
+version_added: 0.1.0
+description:
+  - The auditor's act. Rebuilds the tree from the archived rows, on top of the checkpoint confirmed
+    before, and cosigns the newest checkpoint (C2SP tlog-cosignature, Ed25519) where the signed root
+    comes out.
+  - Needs the object store and the auditor's own copy of the policy, no database.
+  - From then on a ledger or a log that does not begin with the confirmed tree stops every act.
+author: The APGMS release team (@apgms)
+attributes:
+  check_mode:
+    support: full
+    description: Rebuilds and verifies the tree, and says what would be confirmed.
+  diff_mode:
+    support: full
+    description: Shows the confirmed tree size before and after.
+options:
+  cosign_key:
+    description:
+      - Path of the auditor's Ed25519 private key (PEM), pinned in C(log.cosigners) of the policy.
+    type: path
+    required: true
+extends_documentation_fragment:
+  - apgms.release.object_store
+  - apgms.release.policy
+"""
+
+EXAMPLES = r"""
+- name: Confirm the ledger checkpoint
+  apgms.release.ledger_cosign:
+    object_store: s3://apgms-prod-evidence
+    policy: policy.json
+    cosign_key: ~/audit-cosign.pem
+"""
+
+RETURN = r"""
+origin:
+  description: Origin of the log.
+  returned: success
+  type: str
+tree_size:
+  description: Tree size of the confirmed checkpoint.
+  returned: success
+  type: int
+root:
+  description: Its root hash, hexadecimal.
+  returned: success
+  type: str
+cosigner:
+  description: Name of the cosigner.
+  returned: success
+  type: str
+rebuilt_rows:
+  description: How many archived rows were hashed again; 0 where it was confirmed before.
+  returned: success
+  type: int
+"""
+
+from pathlib import Path
+
+from ansible_collections.apgms.release.plugins.module_utils.boundary import (
+    OBJECT_STORE_SPEC,
+    POLICY_SPEC,
+    Call,
+    Outcome,
+    run_module,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.policy import parse_policy
+from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    OverlayStore,
+    open_object_store,
+)
+from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.cosign import cosign
+
+
+def act(call: Call) -> Outcome:
+    options = call.options
+    store = open_object_store(options["object_store"], options["object_store_endpoint"])
+    done = cosign(
+        OverlayStore(store) if call.check_mode else store,
+        parse_policy(Path(options["policy"]).read_bytes(), options["policy"]),
+        open_signer(options["cosign_key"], "ed25519"),
+        SystemClock(),
+    )
+    after = {"confirmed_size": done.head.tree_size}
+    return Outcome(
+        changed=done.line is not None,
+        result={
+            "origin": done.head.origin,
+            "tree_size": done.head.tree_size,
+            "root": done.head.root.hex(),
+            "cosigner": done.cosigner,
+            "rebuilt_rows": done.rebuilt_rows,
+        },
+        before={"confirmed_size": done.confirmed_size} if done.line else after,
+        after=after,
+    )
+
+
+def main() -> None:
+    run_module(
+        act,
+        {
+            **OBJECT_STORE_SPEC,
+            **POLICY_SPEC,
+            "cosign_key": {"type": "path", "required": True, "no_log": False},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

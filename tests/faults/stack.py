@@ -101,7 +101,8 @@ class Stack:
         if virtual:
             self.database_url = install(self.database_url)
         with self.connection() as connection:
-            self.load(connection, entities, seed)
+            if entities:
+                self.load(connection, entities, seed)
         return self
 
     def clock(self, connection: Connection) -> Clock:
@@ -225,8 +226,11 @@ class Stack:
         return row[0] if row else None
 
     @contextmanager
-    def copy(self, folder: Path) -> Iterator[Stack]:
-        """A copy of the stack, with a database of its own; nobody may be connected to this one."""
+    def copy(self, folder: Path, seed: int | None = None) -> Iterator[Stack]:
+        """A copy of the stack, with a database of its own; nobody may be connected to this one.
+
+        :param seed: fill the ledger of the copy with this seed, so that its RPTs are its own
+        """
         name = f"apgms_copy_{next(_numbers)}"
         parts = psycopg.conninfo.conninfo_to_dict(self.database_url)
         server = psycopg.conninfo.make_conninfo(self.database_url, dbname="postgres", options="")
@@ -234,8 +238,12 @@ class Stack:
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {parts['dbname']}".encode())
         url = psycopg.conninfo.make_conninfo(self.database_url, dbname=name)
+        copy = Stack(folder, url, self.gateway)
         try:
-            yield Stack(folder, url, self.gateway)
+            if seed is not None:
+                with copy.connection() as connection:
+                    copy.load(connection, entities=3, seed=seed)
+            yield copy
         finally:
             with psycopg.connect(server, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

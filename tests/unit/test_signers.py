@@ -226,3 +226,15 @@ def test_missing_tool_is_named(key: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ApgmsError) as error:
         ssh.sign(str(key), NAMESPACE, b"text")
     assert error.value.reason == "ssh.missing"
+
+
+def test_hidden_bytes_in_the_reserved_field_are_refused(key: Path) -> None:
+    """OpenSSH ignores the field and no signature covers it, so it could carry anything."""
+    signature = ssh_sign(key, NAMESPACE, b"text")
+    data = base64.b64decode(b"".join(signature.splitlines()[1:-1]))
+    head = len(b"SSHSIG") + 4 + 4 + int.from_bytes(data[10:14], "big") + 4 + len(NAMESPACE)
+    changed = data[:head] + string(b"hidden") + data[head + 4 :]
+    body = base64.encodebytes(changed).decode()
+    armored = f"-----BEGIN SSH SIGNATURE-----\n{body}-----END SSH SIGNATURE-----\n".encode()
+    with pytest.raises(ValueError, match="reserved field"):
+        parse_signature(armored)

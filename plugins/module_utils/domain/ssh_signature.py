@@ -55,7 +55,9 @@ def parse_signature(armored: bytes) -> SignatureClaims:
     data = base64.b64decode(match[1].replace(b"\n", b""), validate=True)
     if data[:10] != b"SSHSIG\x00\x00\x00\x01":
         raise ValueError("it is not an SSH signature of version 1")
-    key, namespace, _reserved, _hash, _signature = ssh_strings(data[10:], 5)
+    key, namespace, reserved, _hash, _signature = ssh_strings(data[10:], 5)
+    if reserved:
+        raise ValueError("its reserved field, which no signature covers, is not empty")
     return SignatureClaims(key_of_blob(key), namespace.decode("utf-8"))
 
 

@@ -75,8 +75,8 @@ def make_submission(name: str = "one", rows: int = 3, **changes: Any) -> Submiss
     :param changes: members of the manifest
     """
     contents = {
-        tax_type: b"".join(_row(name, tax_type, number) for number in range(rows))
-        for tax_type in ("GST", "PAYGW")
+        tax_type: b"".join(_row(name, tax_type, number, first_id) for number in range(rows))
+        for tax_type, first_id in (("GST", 1), ("PAYGW", rows + 1))
     }
     batches = tuple(
         Batch(
@@ -109,9 +109,9 @@ def make_submission(name: str = "one", rows: int = 3, **changes: Any) -> Submiss
     return Submission(Manifest(**{**members, **changes}), tuple(contents.values()), key)
 
 
-def _row(name: str, tax_type: str, number: int) -> bytes:
+def _row(name: str, tax_type: str, number: int, first_id: int) -> bytes:
     row = {
-        "id": str(number + 1),
+        "id": str(first_id + number),
         "abn": "53004085616",
         "tax_type": tax_type,
         "period_id": "2025-09",

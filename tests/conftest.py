@@ -44,19 +44,20 @@ def postgres_url() -> Iterator[str]:
 @pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
     """The URL of a fresh database with empty APGMS tables."""
-    with _fresh_database(postgres_url) as url:
+    with fresh_database(postgres_url) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def module_database_url(postgres_url: str) -> Iterator[str]:
     """As ``database_url``, one for a whole test module whose tests leave nothing behind."""
-    with _fresh_database(postgres_url) as url:
+    with fresh_database(postgres_url) as url:
         yield url
 
 
 @contextmanager
-def _fresh_database(postgres_url: str) -> Iterator[str]:
+def fresh_database(postgres_url: str) -> Iterator[str]:
+    """Yield the URL of a new database with empty APGMS tables; drop it afterwards."""
     name = f"apgms_test_{next(_numbers)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE apgms_template")

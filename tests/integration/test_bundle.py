@@ -7,6 +7,7 @@ import dataclasses
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_bundle 
 from services.keys import Keys, make_keys, policy_document, write_policy
 from services.loader import load
 from services.rates.__main__ import SHIPPED
+from tests.conftest import fresh_database
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 PERIOD = "2025-09"
@@ -64,14 +66,16 @@ def keys(key_folder: Path, stack: str) -> Keys:
     return make_keys(key_folder, stack)
 
 
-@pytest.fixture
-def ports(database_url: str, tmp_path: Path, keys: Keys) -> Iterator[Ports]:
+@contextmanager
+def opened(database_url: str, keys: Keys, tmp_path: Path) -> Iterator[Ports]:
+    """A loaded ledger, a policy in force and empty stores."""
     store = FolderStore(tmp_path / "store")
     publish(store, SHIPPED)
     pull(store, FolderStore(tmp_path / "rates"), [PERIOD])
     policy_path = write_policy(keys, tmp_path / "policy", policy_document(keys))
     with connect(database_url, None, purpose="test") as connection:
-        load(connection, seed=1, entities=3, periods=[PERIOD], rpt_key=keys.rpt_key)
+        if not connection.execute("SELECT 1 FROM periods LIMIT 1").fetchone():
+            load(connection, seed=1, entities=3, periods=[PERIOD], rpt_key=keys.rpt_key)
         yield Ports(
             connection=connection,
             store=store,
@@ -81,6 +85,27 @@ def ports(database_url: str, tmp_path: Path, keys: Keys) -> Iterator[Ports]:
             log_signer=open_signer(str(keys.log_key), "ed25519"),
             clock=DatabaseClock(connection),
         )
+
+
+@pytest.fixture
+def own_ports(database_url: str, keys: Keys, tmp_path: Path) -> Iterator[Ports]:
+    """On a database of its own, where transactions are committed."""
+    with opened(database_url, keys, tmp_path) as ports:
+        yield ports
+
+
+@pytest.fixture(scope="module")
+def databases(postgres_url: str) -> Iterator[dict[str, str]]:
+    """A database for each stack; each is loaded by the first test that uses it."""
+    with fresh_database(postgres_url) as prod, fresh_database(postgres_url) as proto:
+        yield {"prod": prod, "proto": proto}
+
+
+@pytest.fixture
+def ports(databases: dict[str, str], keys: Keys, tmp_path: Path) -> Iterator[Ports]:
+    """On a database that the tests share; what a test writes is rolled back after it."""
+    with opened(databases[keys.stack], keys, tmp_path) as ports, rehearsal(ports.connection):
+        yield ports
 
 
 @pytest.fixture
@@ -116,8 +141,10 @@ def refused(order: Order, ports: Ports) -> str:
     return caught.value.reason
 
 
-def test_a_bundle_holds_what_its_manifest_binds(order: Order, ports: Ports, tmp_path: Path) -> None:
-    bundle = build_bundle(order, ports)
+def test_a_bundle_holds_what_its_manifest_binds(
+    order: Order, own_ports: Ports, tmp_path: Path
+) -> None:
+    bundle = build_bundle(order, own_ports)
     assert bundle.built
     assert bundle.failure is None
     folder = folder_of(bundle, tmp_path)
@@ -132,19 +159,19 @@ def test_a_bundle_holds_what_its_manifest_binds(order: Order, ports: Ports, tmp_
 
 
 def test_the_manifest_says_what_is_in_the_tables(
-    order: Order, ports: Ports, tmp_path: Path
+    order: Order, own_ports: Ports, tmp_path: Path
 ) -> None:
-    bundle = build_bundle(order, ports)
+    bundle = build_bundle(order, own_ports)
     manifest = bundle.manifest
     assert manifest is not None
-    batches = ports.connection.execute(
+    batches = own_ports.connection.execute(
         "SELECT tax_type, period_id, count(*)::int, sum(final_liability_cents)::bigint"
         " FROM periods GROUP BY 1, 2 ORDER BY 1, 2"
     ).fetchall()
     assert [
         (one.tax_type, one.period_id, one.count, one.amount_cents) for one in manifest.batches
     ] == batches
-    rows = ports.connection.execute("SELECT count(*) FROM owa_ledger").fetchone()
+    rows = own_ports.connection.execute("SELECT count(*) FROM owa_ledger").fetchone()
     assert rows is not None
     assert manifest.ledger.tree_size == rows[0]
     assert manifest.previous is None
@@ -155,11 +182,11 @@ def test_the_manifest_says_what_is_in_the_tables(
     assert first["columns"]["state"] == "READY_RPT"
 
 
-def test_a_frozen_bundle_is_taken_as_it_is(order: Order, ports: Ports, tmp_path: Path) -> None:
-    first = build_bundle(order, ports)
+def test_a_frozen_bundle_is_taken_as_it_is(order: Order, own_ports: Ports, tmp_path: Path) -> None:
+    first = build_bundle(order, own_ports)
     before = contents(tmp_path)
-    ports.connection.execute("UPDATE periods SET state = 'RELEASED'")
-    again = build_bundle(order, ports)
+    own_ports.connection.execute("UPDATE periods SET state = 'RELEASED'")
+    again = build_bundle(order, own_ports)
     assert again.manifest == first.manifest
     assert (again.built, again.fetched, again.verdict) == (False, [], None)
     assert again.difference[0] == again.difference[1]
@@ -291,25 +318,27 @@ def test_a_verdict_of_a_stranger_is_found(order: Order, ports: Ports, tmp_path: 
     assert caught.value.reason == "attestation.unpinned_key"
 
 
-def test_check_mode_predicts_and_leaves_nothing(order: Order, ports: Ports, tmp_path: Path) -> None:
+def test_check_mode_predicts_and_leaves_nothing(
+    order: Order, own_ports: Ports, tmp_path: Path
+) -> None:
     before = contents(tmp_path)
     dry = dataclasses.replace(
-        ports, store=OverlayStore(ports.store), local=OverlayStore(ports.local)
+        own_ports, store=OverlayStore(own_ports.store), local=OverlayStore(own_ports.local)
     )
-    with rehearsal(ports.connection):
+    with rehearsal(own_ports.connection):
         predicted = build_bundle(order, dry)
     assert contents(tmp_path) == before
-    found = ports.connection.execute("SELECT to_regclass('apgms_release.bundle')").fetchone()
+    found = own_ports.connection.execute("SELECT to_regclass('apgms_release.bundle')").fetchone()
     if found != (None,):
-        rows = ports.connection.execute("SELECT count(*) FROM apgms_release.bundle").fetchone()
+        rows = own_ports.connection.execute("SELECT count(*) FROM apgms_release.bundle").fetchone()
         assert rows == (0,)
-    real = build_bundle(order, ports)
+    real = build_bundle(order, own_ports)
     assert predicted.built
     assert predicted.difference == real.difference
 
 
 def test_the_second_of_two_builders_takes_the_first_one_s_bundle(
-    order: Order, ports: Ports, database_url: str, tmp_path: Path
+    order: Order, own_ports: Ports, database_url: str, tmp_path: Path
 ) -> None:
     class Late(FolderStore):
         """Lets another controller freeze its bundle while this one stores its files."""
@@ -319,13 +348,13 @@ def test_the_second_of_two_builders_takes_the_first_one_s_bundle(
         def put_new(self, key: str, data: bytes | Path) -> bool:
             if key.startswith("releases/") and not self.done:
                 self.done = True
-                first.append(build_bundle(order, ports))
+                first.append(build_bundle(order, own_ports))
             return super().put_new(key, data)
 
     first: list[Bundle] = []
     with connect(database_url, None, purpose="second") as connection:
         late = dataclasses.replace(
-            ports,
+            own_ports,
             connection=connection,
             store=Late(tmp_path / "store"),
             local=FolderStore(tmp_path / "elsewhere"),

@@ -16,7 +16,10 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.policy import
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.rpt import Checked
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
+from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
+    connect,
+    rehearsal,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_verify import (
     RptVerdict,
     candidate_periods,
@@ -40,11 +43,18 @@ def policy(keys: Keys) -> Policy:
     return parse_policy(canonical(policy_document(keys)), "policy.json")
 
 
-@pytest.fixture
-def connection(database_url: str, keys: Keys) -> Iterator[Connection]:
-    with connect(database_url, None, purpose="test") as connection:
+@pytest.fixture(scope="module")
+def loaded(module_database_url: str, keys: Keys) -> Iterator[Connection]:
+    with connect(module_database_url, None, purpose="test") as connection:
         load(connection, seed=1, entities=ENTITIES, periods=["2025-09"], rpt_key=keys.rpt_key)
         yield connection
+
+
+@pytest.fixture
+def connection(loaded: Connection) -> Iterator[Connection]:
+    """A loaded ledger whose damage is undone after the test."""
+    with rehearsal(loaded):
+        yield loaded
 
 
 def verify(

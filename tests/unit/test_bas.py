@@ -45,7 +45,5 @@ def test_labels_add_up_over_parts(
 ) -> None:
     one, two = bas_labels(pay, trade), bas_labels(pay2, trade2)
     whole = bas_labels(pay + pay2, trade + trade2)
-    assert whole == BasLabels(
-        one.w1 + two.w1, one.w2 + two.w2, one.g1 + two.g1, one.a1 + two.a1, one.b1 + two.b1
-    )
+    assert whole == one.plus(two)
     assert whole.net_gst == one.net_gst + two.net_gst

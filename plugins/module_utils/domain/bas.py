@@ -44,6 +44,16 @@ class BasLabels:
         """1A - 1B: payable where positive."""
         return self.a1 - self.b1
 
+    def plus(self, other: BasLabels) -> BasLabels:
+        """Return the labels of both together."""
+        return BasLabels(
+            self.w1 + other.w1,
+            self.w2 + other.w2,
+            self.g1 + other.g1,
+            self.a1 + other.a1,
+            self.b1 + other.b1,
+        )
+
     def to_json(self) -> dict[str, str]:
         """Return the labels as a BAS names them, with amounts as decimal strings."""
         labels = {"W1": self.w1, "W2": self.w2, "G1": self.g1, "1A": self.a1, "1B": self.b1}

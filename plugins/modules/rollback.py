@@ -137,11 +137,6 @@ obligations:
   returned: when there is something to do
   type: list
   elements: dict
-payouts_to_rebook:
-  description: The payouts of standing releases that are mirrored and must be booked again.
-  returned: when there is something to do
-  type: list
-  elements: dict
 undone:
   description: Manifest checksums of the releases that the rollback goes behind.
   returned: success

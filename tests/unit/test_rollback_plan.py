@@ -221,7 +221,7 @@ def plan(**changes: object) -> Plan:
         chains=(ChainChange(*KEY, 700, 500, 2, 300, -100, 2),),
         states=(StateChange("periods", "1", KEY, "restore", {"state": "CLOSING"}, FRESH),),
         obligations=(Claim("c" * 64, 9, *KEY, 500, "accepted"),),
-        rebook=(Claim("a" * 64, 4, *KEY, 200, "accepted"),),
+        standing_payouts=(1, -200),
         undone=("c" * 64,),
         balances_sha256="d" * 64,
     )
@@ -240,7 +240,7 @@ def plan(**changes: object) -> Plan:
         {"obligations": ()},
         {"undone": ()},
         {"balances_sha256": "e" * 64},
-        {"rebook": ()},
+        {"standing_payouts": (2, -300)},
         {"obligations": (Claim("c" * 64, 9, *KEY, 501, "accepted"),)},
     ],
 )
@@ -263,8 +263,8 @@ def test_totals_add_up() -> None:
         "tokens": 0,
         "obligations": 1,
         "obligations_cents": "500",
-        "payouts_to_rebook": 1,
-        "payouts_to_rebook_cents": "200",
+        "standing_payouts": 1,
+        "standing_payouts_cents": "-200",
         "undone_releases": 1,
     }
 

@@ -2,8 +2,7 @@
 """What the authority has acknowledged and a rollback takes off the books.
 
 A submission cannot be taken back: the authority holds it. So each accepted submission of an undone
-release leaves the obligation to amend it. The releases up to the target stand; where a payout of
-theirs was booked after the target's snapshot, it leaves the books too and is to be booked again.
+release leaves the obligation to amend it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .chain import Chain
-
-AMEND = "obligation"
-REBOOK = "payout_to_rebook"
 
 
 class Claim(NamedTuple):
@@ -37,10 +33,10 @@ class Claim(NamedTuple):
         """Its entity, tax type and period."""
         return Chain(self.abn, self.tax_type, self.period_id)
 
-    def document(self, kind: str) -> dict[str, Any]:
-        """Return what it leaves behind, :data:`AMEND` or :data:`REBOOK`, as JSON values."""
+    def obligation(self) -> dict[str, Any]:
+        """Return the obligation to amend it, as JSON values."""
         return {
-            "kind": kind,
+            "kind": "obligation",
             "manifest_sha256": self.manifest_sha256,
             "rpt_id": str(self.rpt_id),
             **self.chain._asdict(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 ChainKey = tuple[str, str, str]
@@ -108,13 +108,15 @@ class Balances:
         """Add one row."""
         self._cents[chain] += cents
 
-    def nonzero(self) -> Mapping[ChainKey, int]:
-        """Return the chains that do not stand at zero."""
-        return {chain: cents for chain, cents in self._cents.items() if cents}
+    def digest(self, further: Iterable[tuple[ChainKey, int]] = ()) -> str:
+        """Return SHA-256 over ``abn,tax_type,period_id,cents`` lines of chains not at zero.
 
-    def digest(self) -> str:
-        """Return SHA-256 over ``abn,tax_type,period_id,cents`` lines of chains not at zero."""
-        standing = sorted(self.nonzero().items())
+        :param further: rows to count besides
+        """
+        sums = dict(self._cents)
+        for chain, cents in further:
+            sums[chain] = sums.get(chain, 0) + cents
+        standing = sorted((chain, cents) for chain, cents in sums.items() if cents)
         return _sha256("".join(f"{','.join(chain)},{cents}\n" for chain, cents in standing))
 
 

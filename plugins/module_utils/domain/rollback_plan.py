@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .canonical import canonical
 from .image import flat_line
-from .obligation import AMEND, REBOOK, Claim
+from .obligation import Claim
 from .restoration import StateChange
 
 SCHEMA = "apgms.release/rollback-plan/1"
@@ -62,8 +62,9 @@ class Plan:
     states: tuple[StateChange, ...]
     obligations: tuple[Claim, ...]
     """Accepted submissions of undone releases: to be amended at the authority."""
-    rebook: tuple[Claim, ...]
-    """Accepted submissions of standing releases whose payout is mirrored: to be booked again."""
+    standing_payouts: tuple[int, int]
+    """Number and sum of the payouts of standing releases that were booked after the target's
+    snapshot, and stay: the target is the release as the authority acknowledged it."""
     undone: tuple[str, ...]
     """Manifest checksums of the releases that this rollback goes behind."""
     balances_sha256: str
@@ -86,8 +87,8 @@ class Plan:
             "tokens": sum(change.table == "rpt_tokens" for change in self.states),
             "obligations": len(self.obligations),
             "obligations_cents": str(sum(claim.amount_cents for claim in self.obligations)),
-            "payouts_to_rebook": len(self.rebook),
-            "payouts_to_rebook_cents": str(sum(claim.amount_cents for claim in self.rebook)),
+            "standing_payouts": self.standing_payouts[0],
+            "standing_payouts_cents": str(self.standing_payouts[1]),
             "undone_releases": len(self.undone),
         }
 
@@ -115,9 +116,7 @@ class Plan:
         for change in self.states:
             yield flat_line(change.document())
         for claim in self.obligations:
-            yield flat_line(claim.document(AMEND))
-        for claim in self.rebook:
-            yield flat_line(claim.document(REBOOK))
+            yield flat_line(claim.obligation())
 
     @cached_property
     def digest(self) -> str:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..domain.canonical import canonical, parse_canonical
-from ..domain.obligation import AMEND, REBOOK
 from ..domain.rollback_plan import Plan
 from ..ports.clock import iso_utc
 from ..ports.object_store import ObjectStore
@@ -20,8 +19,7 @@ SCHEMA = "apgms.release/incident/1"
 SHOWN = 1000
 CORRECTIVE = (
     "The window is shut. Correct the cause, take the corrective release through a dry run, and have"
-    " it verified: that reopens the window. Amend each obligation at the authority, and book each"
-    " listed payout again."
+    " it verified: that reopens the window. Amend each obligation at the authority."
 )
 
 
@@ -35,7 +33,7 @@ def incident_document(
 ) -> dict[str, Any]:
     """Return the incident: what was rolled back, why, and what is owed now.
 
-    Each list goes up to :data:`SHOWN`; the plan names all of them.
+    Obligations are listed up to :data:`SHOWN`; the plan names all of them.
     """
     return {
         "schema": SCHEMA,
@@ -49,8 +47,7 @@ def incident_document(
         "plan_object": plan_key(plan_sha256),
         "undone_releases": list(plan.undone),
         "totals": plan.totals(),
-        "obligations": [claim.document(AMEND) for claim in plan.obligations[:SHOWN]],
-        "payouts_to_rebook": [claim.document(REBOOK) for claim in plan.rebook[:SHOWN]],
+        "obligations": [claim.obligation() for claim in plan.obligations[:SHOWN]],
         "window": "shut",
         "what_to_do": CORRECTIVE,
     }

@@ -26,9 +26,14 @@ if TYPE_CHECKING:
 SHOWN_IDS = 20
 
 
+Payouts = dict[str, list[tuple[ChainKey, int]]]
+"""Plan digest to the payouts that its rollback let stand: chain and amount."""
+
+
 class RecordedRollback(NamedTuple):
     """What a rollback says of itself."""
 
+    plan_sha256: str
     incident_id: str
     target_sha256: str
     target_tree_size: int
@@ -40,8 +45,8 @@ class RecordedRollback(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
-        """The tree sizes that it speaks of."""
-        return self.target_tree_size, self.tree_size_before, self.tree_size_after
+        """The tree sizes before and after it."""
+        return self.tree_size_before, self.tree_size_after
 
 
 @dataclass
@@ -59,6 +64,20 @@ class Findings:
     """Kind of deviation to the ids of its rows."""
     rollbacks: int = 0
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """Return the findings in words."""
+        known = ", ".join(
+            f"{kind}: rows {_some(ids)}"
+            for kind, ids in self.deviations.items()
+            if kind in ACCEPTED
+        )
+        return (
+            f"{self.rows} ledger rows checked, {self.admitted} of them against the log"
+            f" {self.origin} of {self.tree_size} rows; {self.rollbacks} rollbacks proven again;"
+            f" known deviations: {known or 'none'}"
+        )
 
     @property
     def not_admitted(self) -> int:
@@ -108,7 +127,7 @@ def _check_log(
     head = _newest(store, policy, findings)
     findings.tree_size = head.size
     findings.rollbacks = len(rollbacks)
-    recount = _Recount(rollbacks)
+    recount = _Recount(rollbacks, _standing_payouts(connection, findings))
     for header, lines in _segments(store, findings.origin, head.size):
         names = header.decode().rstrip("\n").split("\t")
         _compare_rows(connection, names, lines, findings)
@@ -168,12 +187,14 @@ def _segments(store: ObjectStore, origin: str, size: int) -> Iterator[tuple[byte
 class _Recount:
     """Walks the log's rows in order of admission: tree, balances, and each rollback's claims."""
 
-    def __init__(self, rollbacks: list[RecordedRollback]) -> None:
+    def __init__(self, rollbacks: list[RecordedRollback], payouts: Payouts) -> None:
         self.tree = Tree()
         self._balances = Balances()
-        self._open = list(rollbacks)
+        self._rollbacks = rollbacks
+        self._payouts = payouts
         self._roots: dict[int, str] = {}
         self._digests: dict[int, str] = {}
+        self._targets: dict[str, str] = {}
         self._sizes = {size for one in rollbacks for size in one.sizes}
 
     def add(self, names: list[str], entry: bytes, line: bytes) -> None:
@@ -187,14 +208,14 @@ class _Recount:
     def verdict(self, findings: Findings) -> None:
         """Hold each rollback against what was counted."""
         self._note()
-        for one in self._open:
+        for one in self._rollbacks:
             name = f"rollback {one.incident_id}"
             findings.require(
                 one.tree_size_after is not None,
                 f"{name} was carried out but never proven: run it again to finish it",
             )
             findings.require(
-                self._digests.get(one.target_tree_size) == one.balances_sha256,
+                self._targets.get(one.plan_sha256) == one.balances_sha256,
                 f"{name} does not name the balances of its target {one.target_sha256}",
             )
             findings.require(
@@ -215,6 +236,10 @@ class _Recount:
         if self.tree.size in self._sizes:
             self._roots[self.tree.size] = self.tree.root().hex()
             self._digests[self.tree.size] = self._balances.digest()
+        for one in self._rollbacks:
+            if one.target_tree_size == self.tree.size:
+                further = self._payouts.get(one.plan_sha256, [])
+                self._targets[one.plan_sha256] = self._balances.digest(further)
 
 
 def _compare_rows(
@@ -272,6 +297,28 @@ def _check_mirrors(connection: Connection, findings: Findings) -> None:
         amounts[mirror] = mirrored
     wrong = [mirror for mirror, total in sums.items() if amounts[mirror] != -total]
     findings.require(not wrong, f"mirrored rows do not negate their originals: {_some(wrong)}")
+
+
+def _standing_payouts(connection: Connection, findings: Findings) -> Payouts:
+    """Return what stays after each target's snapshot: acknowledged payouts, nothing else."""
+    payouts: defaultdict[str, list[tuple[ChainKey, int]]] = defaultdict(list)
+    strange = []
+    for plan, row_id, abn, tax_type, period_id, amount, acknowledged in connection.execute(
+        "SELECT kept.plan_sha256, kept.ledger_id, l.abn, l.tax_type, l.period_id, l.amount_cents,"
+        " EXISTS (SELECT FROM apgms_release.claim AS c WHERE c.outcome = 'accepted'"
+        "  AND c.abn = l.abn AND c.tax_type = l.tax_type AND c.period_id = l.period_id"
+        "  AND c.amount_cents = -l.amount_cents AND NOT EXISTS ("
+        "   SELECT FROM apgms_release.undone AS u WHERE u.manifest_sha256 = c.manifest_sha256"
+        "   AND u.plan_sha256 = kept.plan_sha256))"
+        " FROM apgms_release.standing_payout AS kept"
+        " LEFT JOIN owa_ledger AS l ON l.id = kept.ledger_id"
+    ):
+        if not acknowledged:
+            strange.append(row_id)
+            continue
+        payouts[plan].append(((abn, tax_type, period_id), amount))
+    findings.require(not strange, f"rows that stand are no acknowledged payouts: {_some(strange)}")
+    return payouts
 
 
 def _rollbacks(connection: Connection) -> list[RecordedRollback]:

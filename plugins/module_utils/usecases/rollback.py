@@ -13,8 +13,10 @@ from ..errors import ApgmsError
 from ..libraries import psycopg
 from .journal_replay import catch_up
 from .lease import Lease, hold
-from .ledger_log import LogHead
+from .ledger_log import LedgerLog, LogHead
 from .release_records import require_none_open
+from .restore import find_damage
+from .restore import result as damage_result
 from .rollback_ledger import (
     append_mirrors,
     lock_tables,
@@ -37,6 +39,9 @@ from .snapshot import take_snapshot
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
+
+DAMAGE = frozenset({"log.rows_differ", "log.rows_missing", "log.database_behind"})
+"""What says that rows which the log admitted are not in the ledger as they were."""
 
 
 class RolledBack(NamedTuple):
@@ -95,10 +100,23 @@ def _prove_all(ports: Ports, lease: Lease) -> list[Applied]:
 
 
 def _admit(ports: Ports) -> LogHead:
-    """Admit every row of the ledger to the log, and verify every row against its leaf."""
-    snapshot = take_snapshot(
-        ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock, verify="full"
-    )
+    """Admit every row of the ledger to the log, and verify every row against its leaf.
+
+    :raises ApgmsError: ``rollback.damaged_ledger``, ``log.*``
+    """
+    try:
+        snapshot = take_snapshot(
+            ports.connection,
+            ports.store,
+            ports.log_signer,
+            ports.policy,
+            ports.clock,
+            verify="full",
+        )
+    except ApgmsError as error:
+        if error.reason in DAMAGE:
+            raise _damaged(ports) from error
+        raise
     return LogHead(snapshot.origin, snapshot.tree_size, snapshot.root, snapshot.checkpoint)
 
 
@@ -177,6 +195,20 @@ def _unreachable(error: psycopg.IntegrityError) -> ApgmsError:
         why=f"{diagnosis.message_primary}: {diagnosis.message_detail or 'no detail'}",
         mend="choose a later target, which needs no such row, or correct the ledger with a"
         " corrective release; the constraint is the deployment's and is not got around",
+    )
+
+
+def _damaged(ports: Ports) -> ApgmsError:
+    damage = find_damage(ports.connection, LedgerLog(ports.store, ports.policy))
+    return ApgmsError(
+        "rollback.damaged_ledger",
+        "The ledger is damaged and cannot be the basis of a rollback; nothing was changed",
+        where=f"owa_ledger, rows {damage.words}",
+        why=f"they are not in the ledger as the log {damage.origin} archived them",
+        mend="put missing rows back from the archived segments under a signed restore statement:"
+        f" ansible-playbook -i inventories/{ports.policy.stack} playbooks/restore.yml"
+        " (docs/rollback.md, Damaged ledger); then run the same command again",
+        **damage_result(damage),
     )
 
 

@@ -1,13 +1,14 @@
 # GNU General Public License v3.0+ (see COPYING)
 """The ledger's part of a rollback: the rows to mirror, their mirrors, the proof of balances.
 
-Two temporary tables of the open transaction hold what is planned: ``rollback_original``, the rows
-to mirror, and ``rollback_chain``, the last row of every chain today and at the target.
+Temporary tables of the open transaction hold what is planned: ``rollback_original``, the rows to
+mirror; ``rollback_standing``, the payouts that stay; and ``rollback_chain``, the last row of every
+chain today and at the target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ..domain.mirror import Mirror, MirrorRow, Original, mirrors
 from ..domain.rollback_plan import ChainChange, balances_digest
 from ..errors import ApgmsError
 from ..libraries import psycopg, sql
+from .release_effects import payout_uuid
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -54,8 +56,31 @@ def prepare(connection: Connection, origin: str, target_tree_size: int) -> None:
     """
     kept = connection.execute(_KEPT, {"origin": origin, "size": target_tree_size}).fetchone()
     literal = sql.Literal(kept[0] if kept else "{}")
-    for statement in (_DROP, _ORIGINALS, _CHAINS, "ANALYZE rollback_original"):
+    for statement in (_DROP, _ORIGINALS, _STANDING, _CHAINS, "ANALYZE rollback_original"):
         connection.execute(sql.SQL(statement).format(kept=literal))
+
+
+def keep_payouts(connection: Connection, standing: Sequence[str]) -> tuple[int, int]:
+    """Let the acknowledged payouts of standing releases stay; return their number and sum.
+
+    They were booked after the snapshot that their manifest carries, and belong to it all the same:
+    the target is the release as the authority acknowledged it.
+
+    :param standing: manifest checksums of the target and of the releases before it
+    """
+    payloads = connection.execute(_PAID_SINCE, [list(standing)])
+    uuids = [payout_uuid(payload_sha256) for (payload_sha256,) in payloads]
+    kept = connection.execute(_KEEP, {"uuids": uuids}).fetchone() or (0, 0)
+    return int(kept[0]), int(kept[1])
+
+
+def record_standing(connection: Connection, plan_sha256: str) -> None:
+    """Record which payouts stay, inside the rollback's transaction."""
+    connection.execute(
+        "INSERT INTO apgms_release.standing_payout (plan_sha256, ledger_id)"
+        " SELECT %s, id FROM rollback_standing",
+        [plan_sha256],
+    )
 
 
 def allows_one_row_per_period(connection: Connection) -> bool:
@@ -176,13 +201,33 @@ SELECT coalesce(range_agg(int8range(
            first_id, least(last_id, first_id + %(size)s - first_position - 1), '[]')), '{}')::text
 FROM apgms_release.ledger_extent WHERE origin = %(origin)s AND first_position < %(size)s
 """
-_DROP = "DROP TABLE IF EXISTS pg_temp.rollback_original, pg_temp.rollback_chain"
+_DROP = (
+    "DROP TABLE IF EXISTS pg_temp.rollback_original, pg_temp.rollback_standing,"
+    " pg_temp.rollback_chain"
+)
 _ORIGINALS = """
 CREATE TEMP TABLE rollback_original ON COMMIT DROP AS
 SELECT id, abn, tax_type, period_id, transfer_uuid, amount_cents FROM owa_ledger l
 WHERE NOT id <@ {kept}::int8multirange
   AND NOT EXISTS (SELECT FROM apgms_release.mirror m WHERE m.original_id = l.id)
   AND NOT EXISTS (SELECT FROM apgms_release.mirror m WHERE m.mirror_uuid = l.transfer_uuid)
+"""
+_STANDING = """
+CREATE TEMP TABLE rollback_standing ON COMMIT DROP AS SELECT * FROM rollback_original LIMIT 0
+"""
+_PAID_SINCE = """
+SELECT DISTINCT payload_sha256 FROM apgms_release.claim
+JOIN rollback_original USING (abn, tax_type, period_id)
+WHERE outcome = 'accepted' AND manifest_sha256 = ANY(%s)
+"""
+_KEEP = """
+WITH taken AS (
+    DELETE FROM rollback_original WHERE transfer_uuid = ANY(%(uuids)s::uuid[]) RETURNING *),
+kept AS (INSERT INTO rollback_standing SELECT * FROM taken RETURNING *),
+settled AS (
+    UPDATE rollback_chain c SET target_balance_cents = target_balance_cents + amount_cents
+    FROM taken t WHERE (c.abn, c.tax_type, c.period_id) = (t.abn, t.tax_type, t.period_id))
+SELECT count(*), coalesce(sum(amount_cents), 0)::bigint FROM kept
 """
 _CHAINS = """
 CREATE TEMP TABLE rollback_chain ON COMMIT DROP AS

@@ -36,20 +36,26 @@ class Order:
     holder: str
 
 
-@dataclass(frozen=True)
-class Ports:
-    """What a rollback works with."""
+@dataclass(frozen=True, kw_only=True)
+class StackPorts:
+    """What an act on a stack works with."""
 
     connection: Connection
     store: ObjectStore
     policy: Policy
-    log_signer: Signer
     clock: Clock
-    nonce: Callable[[], str]
-    """Gives 32 hexadecimal digits that were never used before."""
     steps: Steps = field(default_factory=Steps)
 
     @property
     def journal(self) -> Journal:
         """The journal of the stack."""
         return Journal(self.connection, self.store, self.policy.stack, self.clock, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports(StackPorts):
+    """What a rollback works with."""
+
+    log_signer: Signer
+    nonce: Callable[[], str]
+    """Gives 32 hexadecimal digits that were never used before."""

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..domain.chain import Chain
 from ..domain.manifest import Manifest
 from ..domain.obligation import Claim
 from ..domain.policy import Policy
-from ..domain.rollback_plan import ChainChange, Plan
+from ..domain.rollback_plan import Plan
 from ..domain.rollback_target import PastRelease, find_target, undone_by_target
 from ..errors import ApgmsError
 from ..ports.object_store import ObjectStore
@@ -18,6 +17,7 @@ from .ledger_log import LedgerLog, LogHead
 from .release_info import past_releases
 from .rollback_ledger import (
     allows_one_row_per_period,
+    keep_payouts,
     planned_chains,
     prepare,
     target_balances_digest,
@@ -51,12 +51,13 @@ def make_plan(
     manifest = target.manifest
     assert manifest is not None  # noqa: S101 - a good target has one
     _require_prefix(store, policy, manifest, head)
+    undone = undone_by_target(releases, target)
+    checksums = [release.manifest_sha256 for release in undone]
     prepare(connection, manifest.ledger.origin, manifest.ledger.tree_size)
+    standing_payouts = keep_payouts(connection, _standing(releases, checksums))
     net = allows_one_row_per_period(connection)
     chains = planned_chains(connection, net=net)
     claims = _claims(connection)
-    undone = undone_by_target(releases, target)
-    checksums = [release.manifest_sha256 for release in undone]
     held = {claim.chain for claim in claims if claim.held}
     plan = Plan(
         stack=policy.stack,
@@ -68,7 +69,7 @@ def make_plan(
         chains=chains,
         states=planned_states(connection, store, manifest, held),
         obligations=tuple(_accepted(claims, checksums)),
-        rebook=tuple(_to_rebook(claims, _standing(releases, checksums), chains)),
+        standing_payouts=standing_payouts,
         undone=tuple(checksums),
         balances_sha256=target_balances_digest(connection),
     )
@@ -92,12 +93,12 @@ def _require_prefix(store: ObjectStore, policy: Policy, target: Manifest, head: 
     log.require_prefix(then, head)
 
 
-def _standing(releases: Sequence[PastRelease], undone: Collection[str]) -> set[str]:
-    return {
+def _standing(releases: Sequence[PastRelease], undone: Collection[str]) -> list[str]:
+    return [
         release.manifest_sha256
         for release in releases
         if release.undone_by is None and release.manifest_sha256 not in undone
-    }
+    ]
 
 
 def _accepted(claims: list[Claim], manifests: Collection[str]) -> list[Claim]:
@@ -106,13 +107,6 @@ def _accepted(claims: list[Claim], manifests: Collection[str]) -> list[Claim]:
         for claim in claims
         if claim.outcome == "accepted" and claim.manifest_sha256 in manifests
     ]
-
-
-def _to_rebook(
-    claims: list[Claim], manifests: Collection[str], chains: Sequence[ChainChange]
-) -> list[Claim]:
-    paid = {Chain(*chain[:3]) for chain in chains if chain.debits_cents}
-    return [claim for claim in _accepted(claims, manifests) if claim.chain in paid]
 
 
 def _claims(connection: Connection) -> list[Claim]:

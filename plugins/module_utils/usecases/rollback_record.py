@@ -17,6 +17,7 @@ from .approvals import consume, require_statement
 from .incident import incident_document, incident_id, open_incident, plan_key, publish
 from .lease import Lease
 from .ledger_log import LedgerLog, LogHead
+from .rollback_ledger import record_standing
 from .rollback_order import Order, Ports
 from .rollback_planning import Planned
 from .sign import make_intent
@@ -111,6 +112,7 @@ def record(order: Order, ports: Ports, planned: Planned, signed: Sequence[Signed
         [digest, incident_id(digest), plan.target_sha256, plan.target_tree_size, plan.tree_size,
          plan.root, plan.balances_sha256, order.operator, reason, now],
     )  # fmt: skip
+    record_standing(connection, digest)
     connection.execute(_UNDO, {"plan": digest, "manifests": list(plan.undone)})
     connection.execute(
         _OWE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..domain.obligation import AMEND, REBOOK
 from ..domain.restoration import StateChange
 from ..domain.rollback_plan import Plan
 from .incident import CORRECTIVE
@@ -50,8 +49,7 @@ def after(done: RolledBack, shown: int) -> dict[str, Any] | None:
         "states": {
             _name(change): {**change.after, "by": change.action} for change in plan.states[:shown]
         },
-        "obligations": [claim.document(AMEND) for claim in plan.obligations[:shown]],
-        "payouts_to_rebook": [claim.document(REBOOK) for claim in plan.rebook[:shown]],
+        "obligations": [claim.obligation() for claim in plan.obligations[:shown]],
         "undone_releases": list(plan.undone),
         "totals": plan.totals(),
         "window": "shut",
@@ -76,9 +74,8 @@ def _figures(plan: Plan) -> str:
         f"{totals['entries']} rows mirror {totals['originals']} rows in {totals['chains']} chains"
         f" ({totals['credits_cents']} cents of credits, {totals['debits_cents']} of debits);"
         f" {totals['periods']} periods and {totals['tokens']} tokens change;"
-        f" {totals['obligations']} submissions to amend ({totals['obligations_cents']} cents),"
-        f" {totals['payouts_to_rebook']} payouts to book again"
-        f" ({totals['payouts_to_rebook_cents']} cents); {totals['undone_releases']} releases undone"
+        f" {totals['obligations']} submissions to amend ({totals['obligations_cents']} cents);"
+        f" {totals['undone_releases']} releases undone"
     )
 
 
@@ -89,8 +86,7 @@ def _of_plan(plan: Plan, shown: int) -> dict[str, Any]:
         "totals": plan.totals(),
         "chains": [chain.document() for chain in plan.chains[:shown]],
         "states": [change.document() for change in plan.states[:shown]],
-        "obligations": [claim.document(AMEND) for claim in plan.obligations[:shown]],
-        "payouts_to_rebook": [claim.document(REBOOK) for claim in plan.rebook[:shown]],
+        "obligations": [claim.obligation() for claim in plan.obligations[:shown]],
         "undone": list(plan.undone),
         "balances_sha256": plan.balances_sha256,
         "tree_size_before": plan.tree_size,

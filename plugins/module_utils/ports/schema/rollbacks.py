@@ -32,6 +32,13 @@ CREATE INDEX mirror_uuid ON apgms_release.mirror (mirror_uuid);
 CREATE TRIGGER mirror_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON apgms_release.mirror
     FOR EACH STATEMENT EXECUTE FUNCTION apgms_release.refuse_rewrite();
 
+-- rows after the target's snapshot that stay: acknowledged payouts of the releases that stand
+CREATE TABLE apgms_release.standing_payout (
+    plan_sha256 text NOT NULL REFERENCES apgms_release.rollback,
+    ledger_id bigint NOT NULL,
+    PRIMARY KEY (plan_sha256, ledger_id)
+);
+
 -- releases that a rollback went behind; none of them can be a target again
 CREATE TABLE apgms_release.undone (
     manifest_sha256 text PRIMARY KEY REFERENCES apgms_release.release,

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import socket
+import sqlite3
 import ssl
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ LOOPBACK = "127.0.0.1"
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     arguments = parse_arguments()
+    try:
+        servers = build_servers(arguments)
+    except (OSError, ValueError, sqlite3.DatabaseError) as error:
+        raise SystemExit(f"The gateway cannot start: {error}") from None
+    announce(arguments, [listener.getsockname()[1] for _, listener in servers])
+    asyncio.run(serve(servers))
+
+
+def build_servers(arguments: argparse.Namespace) -> list[tuple[uvicorn.Server, socket.socket]]:
+    """Return the servers and their sockets: the contract's, and the administration's if asked for.
+
+    :raises OSError, ValueError, sqlite3.DatabaseError: where a file or the port cannot be used
+    """
     key = SigningKey.load(arguments.key)
     terms = read_terms(arguments)
     plan, clock = Plan(), ShiftedClock()
@@ -42,8 +56,7 @@ def main() -> None:
     servers = [(public_server(app, arguments), bind(arguments.host, arguments.port))]
     if arguments.admin:
         servers.append((plain_server(build_admin(state, plan, clock)), bind(LOOPBACK, 0)))
-    announce(arguments, [listener.getsockname()[1] for _, listener in servers])
-    asyncio.run(serve(servers))
+    return servers
 
 
 def parse_arguments() -> argparse.Namespace:

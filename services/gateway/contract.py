@@ -187,10 +187,13 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path) -> SigningKey:
-        """Return the key in a PEM file."""
+        """Return the key in a PEM file.
+
+        :raises OSError, ValueError: where there is none
+        """
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            raise SystemExit(f"{path} holds no ECDSA P-256 private key")
+            raise ValueError(f"{path} holds no ECDSA P-256 private key")
         return cls(key)
 
     @classmethod

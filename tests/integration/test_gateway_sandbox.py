@@ -302,6 +302,26 @@ def test_without_the_flag_there_is_no_administration(tmp_path: Path) -> None:
     assert announced.keys() == {"url", "pid"}
 
 
+@pytest.mark.parametrize("spoiled", ["gateway.pem", "gateway.state"])
+def test_a_file_that_cannot_be_used_is_one_message(tmp_path: Path, spoiled: str) -> None:
+    GatewayProcess(tmp_path)  # makes the key
+    (tmp_path / spoiled).write_text("neither key nor state, " * 50)
+    files = f"--key {tmp_path}/gateway.pem --state {tmp_path}/gateway.state"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "services.gateway", "--environment", "sandbox", *files.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("The gateway cannot start: ")
+    assert "Traceback" not in done.stderr
+
+
 SEND = """
 import functools, pathlib, sys
 from ansible_collections.apgms.release.plugins.module_utils.domain.policy import GatewayPins

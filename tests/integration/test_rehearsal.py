@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,8 @@ OWN_EVIDENCE = {
 }
 """The tables that a rehearsal adds to: its manifest, its permit, the snapshot of its manifest."""
 
+_seeds = itertools.count(2)
+
 
 @pytest.fixture(scope="module")
 def prepared(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -46,17 +49,8 @@ def prepared(module_database_url: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def unwritten(prepared: Stack) -> Iterator[Stack]:
-    """The stack that all tests share, for those that write nothing but statements."""
-    yield prepared
-    for path in prepared.statements.iterdir():
-        path.unlink()
-
-
-@pytest.fixture
-def stack(prepared: Stack, tmp_path: Path) -> Iterator[Stack]:
-    with prepared.copy(tmp_path / "prod") as stack:
-        yield stack
+def stack(prepared: Stack, tmp_path: Path) -> Stack:
+    return prepared.renewed(tmp_path / "prod", seed=next(_seeds))
 
 
 def permit(stack: Stack, name: str = "rehearsal-1", **changes: Any) -> None:
@@ -121,8 +115,8 @@ def test_it_writes_its_own_evidence_and_sends_nothing(stack: Stack) -> None:
     assert {name.split("/")[0] for name in added} == {"releases", "log"}
 
 
-def test_it_is_refused_without_a_permit(unwritten: Stack) -> None:
-    error = refusal(unwritten)
+def test_it_is_refused_without_a_permit(stack: Stack) -> None:
+    error = refusal(stack)
     assert error.reason == "approval.waiting"
     assert "approve_kind=rehearsal" in str(error)
 
@@ -138,15 +132,15 @@ def test_it_is_refused_without_a_permit(unwritten: Stack) -> None:
     ],
 )
 def test_a_permit_for_something_else_does_not_count(
-    unwritten: Stack, changes: dict[str, Any], words: str
+    stack: Stack, changes: dict[str, Any], words: str
 ) -> None:
-    permit(unwritten, **changes)
-    assert words in str(refusal(unwritten))
+    permit(stack, **changes)
+    assert words in str(refusal(stack))
 
 
-def test_nobody_permits_himself(unwritten: Stack) -> None:
-    permit(unwritten)
-    assert "one person" in str(refusal(unwritten, operator="auditor"))
+def test_nobody_permits_himself(stack: Stack) -> None:
+    permit(stack)
+    assert "one person" in str(refusal(stack, operator="auditor"))
 
 
 def test_one_permit_is_for_one_rehearsal(stack: Stack) -> None:
@@ -156,8 +150,8 @@ def test_one_permit_is_for_one_rehearsal(stack: Stack) -> None:
     assert refusal(stack, "rehearsal-2").reason == "approval.waiting"
 
 
-def test_it_needs_a_name_of_its_own(unwritten: Stack) -> None:
-    assert refusal(unwritten, None).reason == "bundle.unnamed"
+def test_it_needs_a_name_of_its_own(stack: Stack) -> None:
+    assert refusal(stack, None).reason == "bundle.unnamed"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +165,10 @@ def test_it_needs_a_name_of_its_own(unwritten: Stack) -> None:
     ],
 )
 def test_flags_that_are_not_a_rehearsal_s_are_refused(
-    unwritten: Stack, changes: dict[str, Any]
+    stack: Stack, changes: dict[str, Any]
 ) -> None:
-    permit(unwritten)
-    assert refusal(unwritten, **changes).reason == "flags.forbidden"
+    permit(stack)
+    assert refusal(stack, **changes).reason == "flags.forbidden"
 
 
 def test_it_cannot_be_released(stack: Stack) -> None:

@@ -31,7 +31,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "intent": ("act", "manifest_sha256", "plan_sha256"),
 }
 """Kind of statement to the members of its subject, which is what it approves."""
-SINGLE_USE = frozenset(SUBJECTS) - {"prototype"}
+SINGLE_USE = frozenset(SUBJECTS) - {"prototype", "override"}
 NEEDS_REASON = frozenset({"rehearsal", "override", "rollback", "lock_break", "restore"})
 
 Subject = Mapping[str, str | None]

@@ -112,9 +112,10 @@ def _report(found: dict[str, Counter[str | None]], seed: int, seconds: float) ->
     missing = sorted(REASONS - {reason for reason in total if reason})
     for reason, count in sorted(total.items(), key=str):
         print(f"  {reason or 'ACCEPTED'}: {count:,}")
+    verdict = f"{sum(accepted.values())} accepted: {accepted}" if accepted else "all refused"
     print(
-        f"fuzz: {total.total():,} mutations, {sum(accepted.values())} accepted {accepted or ''},"
-        f" {len(set(total) - {None})} reasons, never met: {', '.join(missing) or 'none'};"
+        f"fuzz: {total.total():,} mutations, {verdict}, for {len(set(total) - {None})} reasons;"
+        f" reasons never met: {', '.join(missing) or 'none'}; unmutated controls accepted;"
         f" seed {seed}, {seconds:.0f} s"
     )
     return 1 if accepted or missing else 0

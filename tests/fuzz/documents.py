@@ -48,6 +48,7 @@ def policies(world: World, rng: random.Random, count: int) -> Iterator[str | Non
         {**successor, "version": 4},
         {"version": 1, "previous": None},
         {"stack": "proto"},
+        {"quorums": {**world.document["quorums"], "release": {"signatures": 99, "roles": []}}},
     ]
     for _ in range(count):
         kind = rng.randrange(5)
@@ -79,7 +80,8 @@ def manifests(world: World, rng: random.Random, count: int) -> Iterator[str | No
         while changed == data:
             kind = rng.randrange(10)
             if kind == 0:
-                changed = canonical({**document, "stack": "proto"})
+                other = rng.choice([{"stack": "proto"}, {"schema": "apgms.release/manifest/2"}])
+                changed = canonical({**document, **other})
             elif kind < 5:
                 changed = mutate_bytes(rng, data)
             else:
@@ -99,6 +101,8 @@ def flags(world: World, rng: random.Random, count: int) -> Iterator[str | None]:
         name = "DRY_RUN" if stack == "proto" else rng.choice(["SEED", "SMOKE", "DRY_RUN", "STACK"])
         value = rng.choice([*_FLAG_VALUES, rng.choice(STRINGS), str(rng.randrange(-9, 99))])
         place = rng.choice(["inventory", "variables", "environment", "file"])
+        if rng.random() < 0.2:
+            place, value = "inventory", None
         if name == "STACK":
             place, value = "environment", rng.choice(["proto", "PROD", "production"])
         if _same_flag(value, word, place):

@@ -110,7 +110,9 @@ class CallbackModule(DefaultCallback):
         name = result._task.get_name().rpartition(" : ")[2]
         word = "no matter" if ignore_errors else "STOPPED"
         self._line(word, name, constants.COLOR_ERROR)
-        self._refusal(str(found.get("msg", found.get("stderr", "no message"))))
+        self._refusal(str(found.get("msg", "no message")))
+        for stream in ("stdout", "stderr"):
+            self._paragraph("  Said:", str(found.get(stream, "")), 10)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         if self._plain:

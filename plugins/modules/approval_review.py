@@ -8,9 +8,9 @@ short_description: Show what an approver is asked to sign
 version_added: 0.1.0
 description:
   - Fetches the bundle of a manifest from the object store and carries out the checks of the
-    auditors' runbook on it, namely checksum and files, build time, counts and amounts, a row of each
-    batch with its signature, the submission id, the flags, the rates with their dates, one PAYGW
-    bracket or one GST rate recomputed for each batch, and the ledger hashes.
+    auditors' runbook on it, namely checksum and files, build time, counts and amounts, a row of
+    each batch with its signature, the submission id, the flags, the rates with their dates, one
+    PAYGW bracket or one GST rate recomputed for each batch, and the ledger hashes.
   - For other statements it shows the subject that would be signed.
   - Needs neither the database nor a key. Signing is done by M(apgms.release.approval_sign).
 author: The APGMS release team (@apgms)
@@ -56,7 +56,7 @@ checks:
   returned: for a manifest
   type: list
   elements: str
-failed:
+failed_checks:
   description: Names of the checks that do not hold. Such a manifest cannot be approved.
   returned: for a manifest
   type: list
@@ -96,7 +96,7 @@ def act(call: Call) -> Outcome:
     }
     if examination:
         result["checks"] = examination.lines()
-        result["failed"] = [check.name for check in examination.failed]
+        result["failed_checks"] = [check.name for check in examination.failed]
     return Outcome(changed=False, result=result)
 
 

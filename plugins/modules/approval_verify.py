@@ -129,8 +129,6 @@ reason:
   type: str
 """
 
-from contextlib import nullcontext
-
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     DATABASE_SPEC,
     OBJECT_STORE_SPEC,
@@ -166,7 +164,10 @@ def act(call: Call) -> Outcome:
         inventory=options["inventory"],
     )
     database = connect(options["database_url"], options["database_password"], purpose="approval")
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+    with (
+        database as connection,
+        rehearsal(connection) if call.check_mode else connection.transaction(),
+    ):
         now = DatabaseClock(connection).now()
         pinned, verdict = verify_approvals(connection, store, question, now)
     before, after = pinned.difference

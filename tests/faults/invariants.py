@@ -30,7 +30,7 @@ def require_never_twice(stack: Stack) -> None:
 
 
 def require_accepted_once(stack: Stack, manifest: Manifest) -> None:
-    """At the end: the gateway accepted the manifest once, and it is recorded once, with a receipt."""
+    """At the end: the gateway accepted the manifest once; it is recorded once, with a receipt."""
     require_never_twice(stack)
     taken = stack.taken()
     require(taken["rows_accepted"] == manifest.batch_total, f"accepted: {taken}")

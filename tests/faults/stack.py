@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -37,7 +36,6 @@ from tests.gateway_process import GatewayProcess
 
 PERIOD = "2025-09"
 REVISION = "0123abcd"
-_numbers = itertools.count(1)
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -225,30 +223,41 @@ class Stack:
             row = connection.execute(query.encode(), values).fetchone()
         return row[0] if row else None
 
-    @contextmanager
-    def copy(self, folder: Path, seed: int | None = None) -> Iterator[Stack]:
-        """A copy of the stack, with a database of its own; nobody may be connected to this one.
+    def renewed(self, folder: Path, seed: int) -> Stack:
+        """Return the stack as it was prepared, with files of its own in the same database.
 
-        :param seed: fill the ledger of the copy with this seed, so that its RPTs are its own
+        :param seed: fills the ledger anew, so that its RPTs are its own
         """
-        name = f"apgms_copy_{next(_numbers)}"
-        parts = psycopg.conninfo.conninfo_to_dict(self.database_url)
-        server = psycopg.conninfo.make_conninfo(self.database_url, dbname="postgres", options="")
         shutil.copytree(self.folder, folder)
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {parts['dbname']}".encode())
-        url = psycopg.conninfo.make_conninfo(self.database_url, dbname=name)
-        copy = Stack(folder, url, self.gateway)
-        try:
-            if seed is not None:
-                with copy.connection() as connection:
-                    copy.load(connection, entities=3, seed=seed)
-            yield copy
-        finally:
-            with psycopg.connect(server, autocommit=True) as connection:
-                connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        self.end_sessions()
+        with self.connection() as connection:
+            connection.execute("SET session_replication_role = replica")  # append-only triggers
+            connection.execute(f"TRUNCATE {', '.join(tables(connection))} CASCADE".encode())
+        renewed = Stack(folder, self.database_url, self.gateway)
+        with renewed.connection() as connection:
+            renewed.load(connection, 3, seed)
+        return renewed
+
+    def end_sessions(self) -> None:
+        """End every session of the database."""
+        with self.connection() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
 
     def taken(self) -> dict[str, int]:
         """Return what the gateway took since this stack was made."""
         now = self.gateway.counters
         return {name: now[name] - before for name, before in self.counters_before.items()}
+
+
+def tables(connection: Connection) -> list[str]:
+    """Return the tables that change when a stack is used."""
+    rows = connection.execute(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+        " WHERE schemaname IN ('public', 'apgms_release')"
+        " AND (schemaname, tablename) NOT IN"
+        " (('apgms_release', 'migration'), ('apgms_release', 'policy'))"
+    )
+    return [str(name) for (name,) in rows]

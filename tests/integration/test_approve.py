@@ -94,6 +94,7 @@ class TestExamination:
         examination = examine(store, policy, manifest.checksum)
         assert examination.failed == []
         text = "\n".join(examination.lines())
+        assert "note  Amount: 6 RPT rows, $60.06: one approver is enough" in text
         assert "GST 2025-09: 3 RPT rows, $30.03" in text
         assert "PAYGW 2025-09 recomputed: scale 2" in text
         assert "GST 2025-09 recomputed: 0.1" in text

@@ -20,6 +20,7 @@ from ..errors import ApgmsError
 from ..libraries import cryptography_exceptions, ed25519
 from ..ports.clock import parse_utc
 from ..ports.object_store import ObjectMissing, ObjectStore, read
+from .approval_review import approvers_needed
 from .bundle_files import CHECKSUM, MANIFEST, checksum_file, require_unaltered
 from .manifests import load_manifest
 
@@ -99,6 +100,7 @@ def _checks(bundle: _Bundle) -> Iterator[Check]:
     yield Check("Manifest checksum", f"{manifest.checksum}, as {CHECKSUM} says", named)
     yield Check("Files", f"{len(manifest.files) + 1} as the manifest names them, signed", True)
     yield _build_time(bundle)
+    yield _amount(bundle)
     yield from (_rows(bundle, batch) for batch in manifest.batches)
     yield from (_row_sample(bundle, n, batch) for n, batch in enumerate(manifest.batches))
     yield _submission(bundle)
@@ -120,6 +122,16 @@ def _build_time(bundle: _Bundle) -> Check:
     inside = window.opens_at <= parse_utc(manifest.built_at) < window.closes_at
     span = f"{calendar.local(window.opens_at)} to {calendar.local(window.closes_at)}"
     return Check("Build time", f"{found}, {span}", True if inside else None)
+
+
+def _amount(bundle: _Bundle) -> Check:
+    manifest = bundle.manifest
+    found = f"{manifest.batch_total:,} RPT rows, ${manifest.amount_total_cents / 100:,.2f}"
+    if manifest.purpose == "release":
+        quorum = bundle.policy.quorums["release"].signatures
+        persons = max(quorum, approvers_needed(bundle.policy, manifest))
+        found += f": {persons} must approve" if persons > 1 else ": one approver is enough"
+    return Check("Amount", found, None)
 
 
 def _rows(bundle: _Bundle, batch: Batch) -> Check:
@@ -185,7 +197,8 @@ def _other_manifests(store: ObjectStore, checksum: str) -> Iterator[Manifest]:
 
 def _flags(manifest: Manifest) -> Check:
     flags = manifest.flags
-    found = f"seed {flags.seed}, smoke {flags.smoke}, dryRun {flags.dry_run}".lower()
+    stated = {"seed": flags.seed, "smoke": flags.smoke, "dryRun": flags.dry_run}
+    found = ", ".join(f"{name} {str(value).lower()}" for name, value in stated.items())
     intended = flags.dry_run
     if manifest.purpose == "release":
         intended = not (flags.seed or flags.smoke or flags.dry_run)

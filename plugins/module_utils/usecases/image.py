@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ORDER = {
     "periods": 'abn COLLATE "C", tax_type COLLATE "C", period_id COLLATE "C"',
-    "rpt_tokens": "id",
+    "rpt_tokens": "rpt_tokens.id",
 }
 _ROWS_A_FETCH = 2000
 

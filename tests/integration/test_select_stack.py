@@ -77,11 +77,28 @@ def test_values_are_quoted(inventory: Any, tmp_path: Path) -> None:
         ("production", {}, "'production' is not proto or prod"),
         ("", {}, "'' is not proto or prod"),
         ("prod", {}, "its group prod has 0 hosts"),
-        ("proto", {"apgms_stack": "prod"}, "apgms_stack is 'prod'"),
-        ("proto", {"apgms_flags": "SEED=1"}, "not SEED, SMOKE and DRY_RUN"),
-        ("proto", {"apgms_flags": {**PROTO, "DRY_RUN": 0}}, "requires DRY_RUN=1"),
+        pytest.param(
+            "proto", {"apgms_stack": "prod"}, "apgms_stack is 'prod'", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "proto",
+            {"apgms_flags": "SEED=1"},
+            "not SEED, SMOKE and DRY_RUN",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "proto",
+            {"apgms_flags": {**PROTO, "DRY_RUN": 0}},
+            "requires DRY_RUN=1",
+            marks=pytest.mark.slow,
+        ),
         ("proto", {"apgms_flags": {**PROTO, "SEED": "$(id)"}}, "'$(id)' is none of"),
-        ("proto", {"apgms_flags": {**PROTO, "DRYRUN": 1}}, "no flag 'DRYRUN'"),
+        pytest.param(
+            "proto",
+            {"apgms_flags": {**PROTO, "DRYRUN": 1}},
+            "no flag 'DRYRUN'",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_refusal_fails_and_leaves_no_earlier_choice(

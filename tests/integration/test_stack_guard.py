@@ -169,11 +169,11 @@ def site(tmp_path: Path) -> Any:
             "prod", [], {"SEED": "1"}, None,
             "SEED in the process environment: it says 1, the inventory says 0",
         ),
-        ("prod", [], {"DRY_RUN": ""}, None, "'' is none of 1, true"),
+        pytest.param("prod", [], {"DRY_RUN": ""}, None, "'' is none of 1, true", marks=pytest.mark.slow),
         ("prod", [], {}, "A=b\nSMOKE=yes\n", ".env line 2: it says 1, the inventory says 0"),
-        ("prod", ["-e", "apgms_purpose=rehearsal"], {}, None, "requires DRY_RUN=1"),
-        ("prod", [], {"STACK": "proto"}, None, "it says 'proto', the inventory says prod"),
-        ("prod", [], {"PROTO_KILL_SWITCH": "true"}, None, "all payouts are stopped"),
+        pytest.param("prod", ["-e", "apgms_purpose=rehearsal"], {}, None, "requires DRY_RUN=1", marks=pytest.mark.slow),
+        pytest.param("prod", [], {"STACK": "proto"}, None, "it says 'proto', the inventory says prod", marks=pytest.mark.slow),
+        pytest.param("prod", [], {"PROTO_KILL_SWITCH": "true"}, None, "all payouts are stopped", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_nobody_is_talked_into_another_run(

@@ -48,10 +48,8 @@ def waiting_for_release(
         )
     mends = []
     if prototype.missing:
-        mends.append(
-            "approve a prototype run of the same source revision and rates: "
-            + approve_command("proto", "CHECKSUM_OF_ITS_MANIFEST", None)
-        )
+        command = approve_command("proto", "CHECKSUM_OF_THE_PROTO_RUN", None)
+        mends.append(f"{command}  # of this source revision and these rates")
     if release.missing:
         mends.append(approve_command(policy.stack, manifest.checksum, inventory))
     refusals = [*prototype.refusals, *release.refusals]
@@ -68,16 +66,17 @@ def waiting_for_release(
 def waiting_for(
     policy: Policy, statements_dir: str, review: Review, subject: Subject
 ) -> ApgmsError:
+    """Return the error that stops what needs another kind of statement."""
     named = ", ".join(f"{name} {value}" for name, value in subject.items())
+    asked = json.dumps({"approve_subject": dict(subject), "approve_reason": "WHY"})
     return ApgmsError(
         "approval.waiting",
         f"Waiting for approval: no signed {review.kind} about {named}",
         where=statements_dir,
         why="; ".join([str(review.missing), *_shown(review.refusals)]),
         mend=f"STACK={policy.stack} ansible-playbook -i inventories/{policy.stack}"
-        f" playbooks/approve.yml -e approve_kind={review.kind} -e '"
-        + json.dumps({"approve_subject": dict(subject)})
-        + "' -e approve_signer=PRINCIPAL -e approve_key=KEY; then run the same command again",
+        f" playbooks/approve.yml -e approve_kind={review.kind} -e '{asked}'"
+        f" {_WHO}; then run the same command again",
         refusals=listed(review.refusals),
     )
 
@@ -86,9 +85,11 @@ def approve_command(stack: str, checksum: str, inventory: str | None) -> str:
     """Return the command with which somebody approves a manifest."""
     return (
         f"STACK={stack} ansible-playbook -i {inventory or f'inventories/{stack}'}"
-        f" playbooks/approve.yml -e approve_manifest={checksum}"
-        " -e approve_signer=PRINCIPAL -e approve_key=KEY"
+        f" playbooks/approve.yml -e approve_manifest={checksum} {_WHO}"
     )
+
+
+_WHO = "-e approve_signer=PRINCIPAL -e approve_key=KEY"
 
 
 def _shown(refusals: list[Refusal]) -> list[str]:

@@ -396,9 +396,8 @@ def test_missing_statement_is_waited_for_with_its_command(desk: Desk, connection
             connection, desk.policy(), desk.statements, "lock_break", {"lease_token": "7"}, NOW
         )
     assert error.value.reason == "approval.waiting"
-    assert '-e approve_kind=lock_break -e \'{"approve_subject": {"lease_token": "7"}}\'' in str(
-        error.value
-    )
+    asked = '{"approve_subject": {"lease_token": "7"}, "approve_reason": "WHY"}'
+    assert f"-e approve_kind=lock_break -e '{asked}'" in str(error.value)
 
 
 def test_statement_without_the_reason_that_its_kind_needs(desk: Desk, connection: Any) -> None:

@@ -174,13 +174,13 @@ def sales(plan: Plan, entity: Entity, calendar: Calendar) -> list[Sale]:
 
 
 def anomaly_vector(plan: Plan, entity: Entity, tax_type: str, period_id: str) -> dict[str, float]:
-    """Return measures within the usual thresholds."""
+    """Return measures within the usual thresholds; zero is an integer, as ECMAScript writes it."""
     draws = _draws(plan, "anomaly", entity.number, tax_type, period_id, count=3)
     return {
-        "variance_ratio": draws[0] % 25 / 100,
+        "variance_ratio": draws[0] % 25 / 100 or 0,
         "dup_rate": 0,
         "gap_minutes": draws[1] % 60,
-        "delta_vs_baseline": (draws[2] % 31 - 15) / 100,
+        "delta_vs_baseline": (draws[2] % 31 - 15) / 100 or 0,
     }
 
 

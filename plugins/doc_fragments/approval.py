@@ -13,9 +13,11 @@ options:
       - Leave it out for other kinds of statements.
     type: str
   kind:
-    description: The kind of statement, where no O(manifest) is given.
+    description:
+      - The kind of statement.
+      - With O(manifest) it may be left out; if given, it must be the kind that the manifest needs.
     type: str
-    choices: [rehearsal, override, rollback, lock_break, restore]
+    choices: [prototype, release, rehearsal, override, rollback, lock_break, restore]
   subject:
     description:
       - What a statement of O(kind) names, as the playbook that waits for it has printed it.

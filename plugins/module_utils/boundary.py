@@ -36,7 +36,15 @@ APPROVAL_SPEC: dict[str, Any] = {
     "manifest": {"type": "str"},
     "kind": {
         "type": "str",
-        "choices": ["rehearsal", "override", "rollback", "lock_break", "restore"],
+        "choices": [
+            "prototype",
+            "release",
+            "rehearsal",
+            "override",
+            "rollback",
+            "lock_break",
+            "restore",
+        ],
     },
     "subject": {"type": "dict"},
 }

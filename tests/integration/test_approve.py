@@ -27,7 +27,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.approve imp
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.examination import examine
 from services.keys import Keys, make_keys, policy_document
-from tests.approvals import NOW, Desk
+from tests.approvals import NOW, Desk, run_of
 from tests.bundles import put_bundle, rebatched, rpt_row, store_in
 
 DRY = Flags(seed=False, smoke=False, dry_run=True)
@@ -256,6 +256,21 @@ class TestSigning:
     def test_subject_that_is_not_of_its_kind(self, sign: Callable[..., Approval]) -> None:
         error = refusal(sign, Matter(None, "override", {"lease_token": "1"}), reason="why not")
         assert error.reason == "statement.malformed"
+
+    def test_kind_that_the_manifest_does_not_need(
+        self, sign: Callable[..., Approval], manifest: Manifest
+    ) -> None:
+        assert sign(Matter(manifest.checksum, "release"), predict=True).new
+        error = refusal(sign, Matter(manifest.checksum, "prototype"))
+        assert error.reason == "approve.other_kind"
+
+    @pytest.mark.parametrize("kind", ["release", "prototype"])
+    def test_approval_of_a_run_without_its_manifest(
+        self, sign: Callable[..., Approval], manifest: Manifest, kind: str
+    ) -> None:
+        subject = {"manifest_sha256": manifest.checksum, **run_of(manifest)}
+        error = refusal(sign, Matter(None, kind, subject))
+        assert error.reason == "approve.nothing_named"
 
     def test_nothing_named(self, sign: Callable[..., Approval]) -> None:
         assert refusal(sign, Matter(None)).reason == "approve.nothing_named"

@@ -96,20 +96,21 @@ class Approval:
 def draft(store: ObjectStore, policy: Policy, matter: Matter) -> tuple[Draft, Examination | None]:
     """Return what is to be signed, and the examination of its manifest where it has one.
 
-    :raises ApgmsError: ``approve.nothing_named``, ``approve.not_approved_afterwards``, and those
-        of :func:`examine`
+    :raises ApgmsError: ``approve.nothing_named``, ``approve.not_approved_afterwards``,
+        ``approve.other_kind``, and those of :func:`examine`
     """
     if matter.manifest:
         examination = examine(store, policy, matter.manifest)
         manifest = examination.manifest
-        return Draft(_kind(manifest), _subject(manifest), manifest.checksum), examination
-    if matter.kind and matter.subject:
+        kind = _kind(manifest, matter.kind)
+        return Draft(kind, _subject(manifest), manifest.checksum), examination
+    if matter.kind and matter.subject and matter.kind not in KIND_OF_PURPOSE.values():
         return Draft(matter.kind, matter.subject, matter.kind), None
     raise ApgmsError(
         "approve.nothing_named",
         "There is nothing to approve",
         where="approve_manifest, or approve_kind with approve_subject",
-        why="neither a manifest checksum nor a kind of statement with its subject was given",
+        why="neither a manifest checksum nor another kind of statement with its subject was given",
         mend="run the command that the waiting playbook printed",
     )
 
@@ -156,7 +157,7 @@ def approve(
     return Approval(wanted, signed, new=True, path=path)
 
 
-def _kind(manifest: Manifest) -> str:
+def _kind(manifest: Manifest, asked: str | None) -> str:
     kind = KIND_OF_PURPOSE.get(manifest.purpose)
     if kind is None:
         raise ApgmsError(
@@ -165,6 +166,14 @@ def _kind(manifest: Manifest) -> str:
             where=f"manifest {manifest.checksum}",
             why="a rehearsal needs a permit before it runs, and nothing after it",
             mend="-e approve_kind=rehearsal -e '{\"approve_subject\": {...}}' signs a permit",
+        )
+    if asked not in (None, kind):
+        raise ApgmsError(
+            "approve.other_kind",
+            f"This manifest is not approved by a {asked} statement",
+            where=f"manifest {manifest.checksum}",
+            why=f"it is a {manifest.purpose} of {manifest.stack}",
+            mend=f"leave approve_kind out, or set it to {kind}",
         )
     return kind
 

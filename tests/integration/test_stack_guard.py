@@ -20,6 +20,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.stack_guard
 from tests.conftest import ROOT
 from tests.module_process import run_module
 
+SLOW = pytest.mark.slow
 LIVE = {"SEED": 0, "SMOKE": 0, "DRY_RUN": 0}
 DRY = {"SEED": 1, "SMOKE": 1, "DRY_RUN": 1}
 OF_AN_OPERATOR = {
@@ -169,11 +170,23 @@ def site(tmp_path: Path) -> Any:
             "prod", [], {"SEED": "1"}, None,
             "SEED in the process environment: it says 1, the inventory says 0",
         ),
-        pytest.param("prod", [], {"DRY_RUN": ""}, None, "'' is none of 1, true", marks=pytest.mark.slow),
+        pytest.param(
+            "prod", [], {"DRY_RUN": ""}, None,
+            "'' is none of 1, true", marks=SLOW,
+        ),
         ("prod", [], {}, "A=b\nSMOKE=yes\n", ".env line 2: it says 1, the inventory says 0"),
-        pytest.param("prod", ["-e", "apgms_purpose=rehearsal"], {}, None, "requires DRY_RUN=1", marks=pytest.mark.slow),
-        pytest.param("prod", [], {"STACK": "proto"}, None, "it says 'proto', the inventory says prod", marks=pytest.mark.slow),
-        pytest.param("prod", [], {"PROTO_KILL_SWITCH": "true"}, None, "all payouts are stopped", marks=pytest.mark.slow),
+        pytest.param(
+            "prod", ["-e", "apgms_purpose=rehearsal"], {}, None,
+            "requires DRY_RUN=1", marks=SLOW,
+        ),
+        pytest.param(
+            "prod", [], {"STACK": "proto"}, None,
+            "it says 'proto', the inventory says prod", marks=SLOW,
+        ),
+        pytest.param(
+            "prod", [], {"PROTO_KILL_SWITCH": "true"}, None,
+            "all payouts are stopped", marks=SLOW,
+        ),
     ],
 )  # fmt: skip
 def test_nobody_is_talked_into_another_run(

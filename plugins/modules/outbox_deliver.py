@@ -66,7 +66,7 @@ waiting:
   returned: always
   type: list
   elements: str
-failed:
+not_taken:
   description: Ids of the notices that a webhook did not take, each with the reason.
   returned: always
   type: dict
@@ -104,7 +104,7 @@ def act(call: Call) -> Outcome:
         result={
             "delivered": delivery.delivered,
             "waiting": delivery.waiting,
-            "failed": delivery.failed,
+            "not_taken": delivery.failed,
         },
         before={"queued": before},
         after={"queued": sorted({*delivery.waiting, *delivery.failed})},

@@ -210,6 +210,12 @@ def test_restoring_twice_changes_nothing_more(
     assert list(state_changes(target, ordered, chains, FRESH)) == []
 
 
+def test_an_image_that_is_out_of_order_is_not_used() -> None:
+    rows = image({}, {2: ("2025Q1", "ISSUED"), 10: ("2025Q1", "ISSUED")})
+    with pytest.raises(ValueError, match="out of order at rpt_tokens 2"):
+        list(state_changes(rows[::-1], rows, set(), FRESH))
+
+
 def plan(**changes: object) -> Plan:
     made = Plan(
         stack="prod",

@@ -72,6 +72,7 @@ def state_changes(
     :param target: the target's image; like ``today`` in the order of an image
     :param held: chains with a submission that the authority holds or may hold
     :param fresh_period: the column defaults of ``periods``
+    :raises ValueError: where an image is out of order
     """
     for then, now in _paired(target, today):
         chains = {chain_of(row.columns) for row in (then, now) if row}
@@ -132,7 +133,7 @@ def _paired(
     left: Iterable[ImageRow], right: Iterable[ImageRow]
 ) -> Iterator[tuple[ImageRow | None, ImageRow | None]]:
     """Merge two images into pairs of rows with one key."""
-    lefts, rights = iter(left), iter(right)
+    lefts, rights = _ascending(left), _ascending(right)
     one, two = next(lefts, None), next(rights, None)
     while one is not None or two is not None:
         take_one = two is None or (one is not None and _key(one) <= _key(two))
@@ -142,6 +143,15 @@ def _paired(
             one = next(lefts, None)
         if take_two:
             two = next(rights, None)
+
+
+def _ascending(rows: Iterable[ImageRow]) -> Iterator[ImageRow]:
+    last: ImageRow | None = None
+    for row in rows:
+        if last is not None and _key(row) <= _key(last):
+            raise ValueError(f"an image is out of order at {row.table} {row.columns['id']}")
+        yield row
+        last = row
 
 
 def _key(row: ImageRow) -> tuple[str, Chain | int]:

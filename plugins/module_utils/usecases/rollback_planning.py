@@ -44,7 +44,7 @@ def make_plan(
     :param checksum: of the target's manifest, or a beginning of it
     :param head: the log's head; every row of the ledger is in it
     :raises ApgmsError: ``rollback.*_target``, ``rollback.other_origin``, ``log.forked``,
-        ``rollback.altered_image``, ``rollback.does_not_add_up``
+        ``rollback.unusable_image``, ``rollback.does_not_add_up``
     """
     releases = past_releases(connection, store, policy.stack)
     target = find_target(releases, checksum)

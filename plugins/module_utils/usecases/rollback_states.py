@@ -27,11 +27,14 @@ def planned_states(
     """Return what restoring the image of ``manifest`` changes.
 
     :param held: chains with a submission that the authority holds or may hold
-    :raises ApgmsError: ``rollback.altered_image``, ``object_store.missing``
+    :raises ApgmsError: ``rollback.unusable_image``, ``object_store.missing``
     """
     _require_image(store, manifest)
     fresh = _fresh_period(connection)
-    return tuple(state_changes(_image(store, manifest), image_rows(connection), held, fresh))
+    try:
+        return tuple(state_changes(_image(store, manifest), image_rows(connection), held, fresh))
+    except ValueError as error:
+        raise _unusable(store, manifest, str(error)) from None
 
 
 def restore_states(connection: Connection, changes: Iterable[StateChange]) -> None:
@@ -84,13 +87,18 @@ def _require_image(store: ObjectStore, manifest: Manifest) -> None:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     if digest.hexdigest() != manifest.image_sha256:
-        raise ApgmsError(
-            "rollback.altered_image",
-            "The target's image of periods and tokens is not what its manifest binds",
-            where=f"{store.url}/{key}",
-            why=f"its SHA-256 is {digest.hexdigest()}, the manifest says {manifest.image_sha256}",
-            mend="restore the object from the audit store's copy, then run the same command again",
-        )
+        why = f"its SHA-256 is {digest.hexdigest()}, the manifest says {manifest.image_sha256}"
+        raise _unusable(store, manifest, why)
+
+
+def _unusable(store: ObjectStore, manifest: Manifest, why: str) -> ApgmsError:
+    return ApgmsError(
+        "rollback.unusable_image",
+        "The target's image of periods and tokens cannot be used; nothing was changed",
+        where=f"{store.url}/{object_key(manifest.checksum, 'image.jsonl')}",
+        why=why,
+        mend="restore the object from the audit store's copy, then run the same command again",
+    )
 
 
 def _update(change: StateChange, types: dict[str, str]) -> tuple[sql.Composed, list[str | None]]:

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Batch, Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+    Batch,
+    Flags,
+    Manifest,
+)
 from ansible_collections.apgms.release.plugins.module_utils.domain.policy import Policy
 from ansible_collections.apgms.release.plugins.module_utils.domain.statement import Signed
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
@@ -355,23 +359,24 @@ class TestPrototypeApproval:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"purpose": "rehearsal"},
-        {"flags": dataclasses.replace(MANIFEST.flags, dry_run=True)},
-        {"stack": "proto"},
+        ({"purpose": "rehearsal"}, "approval.not_a_release"),
+        ({"stack": "proto"}, "approval.not_a_release"),
+        ({"flags": Flags(seed=False, smoke=False, dry_run=True)}, "flags.forbidden"),
+        ({"flags": Flags(seed=True, smoke=False, dry_run=False)}, "flags.forbidden"),
+        ({"flags": Flags(seed=False, smoke=True, dry_run=False)}, "flags.forbidden"),
     ],
-    ids=lambda changes: next(iter(changes)),
 )
 def test_manifest_that_is_no_release_cannot_be_approved(
-    desk: Desk, ask: Any, changes: dict[str, Any]
+    desk: Desk, ask: Any, changes: dict[str, Any], reason: str
 ) -> None:
     manifest = make_manifest(**changes)
     desk.approve_prototype(manifest)
     desk.approve_release(manifest)
     with pytest.raises(ApgmsError) as error:
         ask(manifest)
-    assert error.value.reason == "approval.not_a_release"
+    assert error.value.reason == reason
 
 
 @pytest.mark.parametrize("operator", ["nobody", "auditor", ""])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ..domain.flags import require_lawful
 from ..domain.manifest import Manifest
 from ..domain.policy import Policy, missing_from_quorum
 from ..domain.ssh_signature import Refusal
@@ -83,7 +84,7 @@ def require_approvals(
     :param now: the database's time
     :param inventory: for the approver's command in the message
     :raises ApgmsError: ``approval.waiting`` with ``refusals``; ``approval.not_a_release``,
-        ``approval.unknown_operator``
+        ``flags.forbidden``, ``approval.unknown_operator``
     """
     reviews = review_approvals(connection, policy, statements_dir, manifest, operator, now)
     if any(review.missing for review in reviews):
@@ -101,7 +102,8 @@ def review_approvals(
 ) -> tuple[Review, Review]:
     """Return what there is of prototype and of release approvals for ``manifest``.
 
-    :raises ApgmsError: ``approval.not_a_release``, ``approval.unknown_operator``
+    :raises ApgmsError: ``approval.not_a_release``, ``flags.forbidden``,
+        ``approval.unknown_operator``
     """
     _require_release(manifest, policy)
     _require_operator(policy, operator)
@@ -243,15 +245,16 @@ def _used(connection: Connection, found: list[Signed]) -> frozenset[str]:
 
 
 def _require_release(manifest: Manifest, policy: Policy) -> None:
-    if manifest.stack != policy.stack or manifest.purpose != "release" or manifest.flags.dry_run:
+    if manifest.stack != policy.stack or manifest.purpose != "release":
         raise ApgmsError(
             "approval.not_a_release",
             "This manifest is none that could be sent",
             where=f"manifest {manifest.checksum}",
-            why=f"it is a {manifest.purpose} of {manifest.stack} with dryRun"
-            f" {str(manifest.flags.dry_run).lower()}; a release of {policy.stack} is needed",
+            why=f"it is a {manifest.purpose} of {manifest.stack}, not a release of {policy.stack}",
             mend=f"make verify-rpt STACK={policy.stack}  # with DRY_RUN=0 in its inventory",
         )
+    where = f"manifest {manifest.checksum}"
+    require_lawful(manifest.stack, manifest.purpose, manifest.flags, where=where)
 
 
 def _require_operator(policy: Policy, operator: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..domain.canonical import sha256_hex
+from ..domain.flags import unlawful
 from ..domain.manifest import Batch, Manifest, object_key, parse_manifest
 from ..domain.periods import parse_period_id
 from ..domain.policy import Policy
@@ -199,10 +200,9 @@ def _flags(manifest: Manifest) -> Check:
     flags = manifest.flags
     stated = {"seed": flags.seed, "smoke": flags.smoke, "dryRun": flags.dry_run}
     found = ", ".join(f"{name} {str(value).lower()}" for name, value in stated.items())
-    intended = flags.dry_run
-    if manifest.purpose == "release":
-        intended = not (flags.seed or flags.smoke or flags.dry_run)
-    return Check("Flags", f"{found} for a {manifest.purpose}", intended)
+    broken = [rule for _, rule in unlawful(manifest.stack, manifest.purpose, flags)]
+    found += f" for a {manifest.stack} {manifest.purpose}"
+    return Check("Flags", "; ".join([found, *broken]), not broken)
 
 
 def _rates(bundle: _Bundle) -> Iterator[Check]:

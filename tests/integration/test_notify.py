@@ -128,8 +128,9 @@ def test_the_notice_of_a_release_is_queued_once(database_url: str, receiver: Rec
         connection.execute("SET session_replication_role = replica")
         connection.execute(
             "INSERT INTO apgms_release.release (manifest_sha256, submission_id, idempotency_key,"
-            " state, why, endpoint, body_sha256, operator, intent_at, changed_at, attempts)"
-            " VALUES (%s, 's', 'k', 'ACKNOWLEDGED', '', '', '', 'operator', now(), now(), 1)",
+            " state, why, endpoint, body_sha256, operator, intent_at, changed_at, attempts,"
+            " journal_seq)"
+            " VALUES (%s, 's', 'k', 'ACKNOWLEDGED', '', '', '', 'operator', now(), now(), 1, 1)",
             [CHECKSUM],
         )
     options = {"webhook_url": receiver.url, "manifest_sha256": CHECKSUM}

@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .canonical import parse_canonical
-
 TABLES = ("periods", "rpt_tokens")
 
 
@@ -33,10 +31,13 @@ def parse_image(lines: Iterable[bytes]) -> Iterator[ImageRow]:
     :raises ValueError: where a line is not one of an image
     """
     for number, line in enumerate(lines, start=1):
-        row = parse_canonical(line.removesuffix(b"\n"))
+        row = json.loads(line)
         if not isinstance(row, dict) or row.keys() != {"columns", "table"}:
             raise ValueError(f"line {number} is not a row of an image")
-        yield ImageRow(row["table"], row["columns"])
+        parsed = ImageRow(row["table"], row["columns"])
+        if parsed.to_line() != line:
+            raise ValueError(f"line {number} is not in canonical form")
+        yield parsed
 
 
 def flat_line(value: object) -> bytes:

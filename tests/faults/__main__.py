@@ -20,6 +20,7 @@ import psycopg
 from tests.conftest import APGMS_SCHEMA
 from tests.faults.crash_points import BLOWS, points, strike
 from tests.faults.invariants import Violation
+from tests.faults.safeguards import SAFEGUARDS
 from tests.faults.schedule import Schedule
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess
@@ -35,7 +36,11 @@ def main() -> int:
     ):
         struck = _strike_all(base, Path(folder)) if options.only != "schedules" else 0
         seeds = range(options.first, options.first + options.seeds)
-        failed = _run_schedules(base, Path(folder), seeds) if options.only != "crash-points" else []
+        failed = (
+            _run_schedules(base, Path(folder), seeds, options.without)
+            if options.only != "crash-points"
+            else []
+        )
     print(
         f"faults: {struck} crash points struck, {options.seeds} schedules run,"
         f" {len(failed)} failed{': seeds ' + ', '.join(map(str, failed)) if failed else ''}"
@@ -49,6 +54,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=500, help="how many schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--without", choices=sorted(SAFEGUARDS), help="take a safeguard away: this must fail"
+    )
     parser.add_argument("--only", choices=["crash-points", "schedules"])
     return parser.parse_args()
 
@@ -80,12 +88,12 @@ def _strike_all(base: Stack, folder: Path) -> int:
     return len(blows)
 
 
-def _run_schedules(base: Stack, folder: Path, seeds: range) -> list[int]:
+def _run_schedules(base: Stack, folder: Path, seeds: range, without: str | None) -> list[int]:
     failed = []
     began = said = time.monotonic()
     for done, seed in enumerate(seeds, start=1):
         try:
-            Schedule(base.renewed(folder / f"seed-{seed}", seed=seed), seed).run()
+            Schedule(base.renewed(folder / f"seed-{seed}", seed=seed), seed, without).run()
         except Violation as violation:
             failed.append(seed)
             print(violation, file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ only the clock is virtual.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,9 +19,11 @@ from tests.faults.actor import CUT, DIE, Actor
 from tests.faults.backup import Backup
 from tests.faults.clock import VirtualClock
 from tests.faults.invariants import Violation
+from tests.faults.safeguards import SAFEGUARDS
 from tests.faults.stack import Stack
 
-TICKS = 60
+TICKS = 120
+LONG_RUN = 80
 RUNS_AT_ONCE = 2
 BLOCKED_SECONDS = 0.5
 """A run that reaches no step in this time waits for a lock that a halted run holds."""
@@ -43,26 +44,30 @@ class Schedule:
 
     stack: Stack
     seed: int
-    mutate: Callable[[], None] = lambda: None
+    without: str | None = None
+    """A safeguard of :data:`..safeguards.SAFEGUARDS` to take away."""
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        take_away = SAFEGUARDS.get(self.without or "", lambda stack: lambda: None)
+        self._mutate = take_away(self.stack)
         self._draw = random.Random(self.seed)
         self._actors: list[Actor] = []
         self._backup: Backup | None = None
         self._number = 0
         self._manifests = [self.stack.bundle(f"{name}-{self.seed}") for name in ("one", "two")]
         self._acts = {
-            self._advance: 60,
-            self._start: 15,
-            self._kill: 4,
-            self._cut: 3,
-            self._fault: 8,
-            self._calm: 4,
-            self._jump: 4,
-            self._back_up: 3,
+            self._advance: 130,
+            self._run_on: 6,
+            self._start: 14,
+            self._kill: 3,
+            self._cut: 2,
+            self._fault: 6,
+            self._calm: 3,
+            self._jump: 3,
+            self._back_up: 2,
             self._restore: 2,
-            self._pass_window: 1,
+            self._pass_window: 0.5,
             self._restart_gateway: 0.3,
         }
 
@@ -94,6 +99,18 @@ class Schedule:
         actor.wait(BLOCKED_SECONDS)
         self._look_at(actor)
 
+    def _run_on(self) -> None:
+        """Let one run go on for long, usually to its end."""
+        if self._actors:
+            actor = self._draw.choice(self._actors)
+            self._say(f"{actor.name} runs on from {actor.at}")
+            for _ in range(LONG_RUN):
+                if actor.at is not None:
+                    actor.order()
+                if not actor.wait(BLOCKED_SECONDS) or actor.ended:
+                    break
+            self._look_at(actor)
+
     def _look_at(self, actor: Actor) -> None:
         if not actor.ended:
             return
@@ -109,11 +126,11 @@ class Schedule:
     def _start(self) -> None:
         if len(self._actors) < RUNS_AT_ONCE:
             self._number += 1
-            manifest = self._draw.choices(self._manifests, [3, 1])[0]
+            manifest = self._draw.choices(self._manifests, [3, 2])[0]
             name = f"{self._draw.choice(('operator', 'awx'))}-{self._number}"
             which = self._manifests.index(manifest) + 1
             self._say(f"{name} starts on manifest {which}")
-            actor = Actor(self.stack, manifest, name, self.mutate)
+            actor = Actor(self.stack, manifest, name, self._mutate)
             self._actors.append(actor)
             self._go_on(actor)
 
@@ -134,9 +151,14 @@ class Schedule:
             self._look_at(actor)
 
     def _fault(self) -> None:
-        seed, rate = self._draw.randrange(1 << 30), self._draw.choice((0.2, 0.5, 0.9))
+        faults = self._draw.choice(_FAULTS)
+        if faults is not None:
+            self._say(f"the gateway misbehaves: {faults}")
+            self.stack.gateway.plan(*faults)
+            return
+        seed, rate = self._draw.randrange(1 << 30), self._draw.choice((0.2, 0.5))
         self._say(f"the gateway misbehaves, rate {rate}, seed {seed}")
-        self.stack.gateway.plan_seed(seed, rate, ["connect", "identity", *_POINTS])
+        self.stack.gateway.plan_seed(seed, rate)
 
     def _calm(self) -> None:
         self._say("the gateway behaves")
@@ -182,7 +204,7 @@ class Schedule:
         invariants.require(winner is not None, "no release came through")
         assert winner is not None
         invariants.require_accepted_once(self.stack, winner)
-        again = Actor(self.stack, winner, "afterwards", self.mutate).run()
+        again = Actor(self.stack, winner, "afterwards", self._mutate).run()
         invariants.require(
             again == {"state": "ACKNOWLEDGED", "changed": False}, f"a further run: {again}"
         )
@@ -197,7 +219,7 @@ class Schedule:
 
     def _finish(self, manifest: Manifest) -> bool:
         for number in range(FINAL_RUNS):
-            result = Actor(self.stack, manifest, f"final-{number}", self.mutate).run()
+            result = Actor(self.stack, manifest, f"final-{number}", self._mutate).run()
             self._say(f"final run {number} of {self._manifests.index(manifest) + 1}: {result}")
             if result.get("state") == "ACKNOWLEDGED":
                 return True
@@ -216,4 +238,19 @@ class Schedule:
         self.log.append(line)
 
 
-_POINTS = ("submit", "lookup", "status", "receipt")
+def _fault(point: str, fault: str, times: int = 1, **more: Any) -> dict[str, Any]:
+    return {"point": point, "fault": fault, "times": times, **more}
+
+
+_FAULTS: list[list[dict[str, Any]] | None] = [
+    None,
+    [_fault("submit", "lose_response"), _fault("lookup", "not_found", 50)],
+    [_fault("submit", "html"), _fault("lookup", "not_found", 50)],
+    [_fault("submit", "redirect"), _fault("lookup", "reset", 2)],
+    [_fault("submit", "reset_mid_upload", 2), _fault("lookup", "nothing")],
+    [_fault("submit", "already_running"), _fault("status", "not_found")],
+    [_fault("submit", "retry_later", 3, taken=True, retry_after="huge")],
+    [_fault("status", "accepted_early"), _fault("receipt", "foreign_receipt")],
+    [_fault("receipt", "replayed_receipt"), _fault("receipt", "altered_receipt")],
+]
+"""What the gateway does to the next requests; None: whatever its own seed draws."""

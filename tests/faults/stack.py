@@ -159,8 +159,8 @@ class Stack:
             self.sign("release", signer, subject, now)
 
     def sign(self, kind: str, signer: str, subject: dict[str, Any], now: datetime) -> None:
-        """Write a signed statement that is valid for four hours."""
-        start = now.replace(microsecond=0)
+        """Write a signed statement that is valid for four hours, since an hour."""
+        start = now.replace(microsecond=0) - timedelta(hours=1)
         statement = Statement(
             kind=kind,
             stack="proto" if kind == "prototype" else "prod",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
+from tests.faults.invariants import require_accepted_once
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess
+
+_seeds = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +30,13 @@ def prepared(
     module_database_url: str, gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Stack:
     folder = tmp_path_factory.mktemp("prepared")
-    return Stack(folder, module_database_url, gateway).prepare(virtual=True)
+    return Stack(folder / "prod", module_database_url, gateway).prepare(entities=0, virtual=True)
 
 
 @pytest.fixture
 def stack(prepared: Stack, tmp_path: Path) -> Iterator[Stack]:
-    with prepared.copy(tmp_path / "prod") as stack:
-        yield stack
-        stack.gateway.plan()
+    yield prepared.renewed(tmp_path / "prod", seed=next(_seeds))
+    prepared.gateway.plan()
 
 
 @pytest.fixture
@@ -58,9 +60,7 @@ def assert_accepted_once(stack: Stack, manifest: Manifest) -> None:
     assert run(stack, manifest) == "ACKNOWLEDGED"
     taken = stack.taken()
     assert (taken["submissions"], taken["accepted_submissions"]) == (1, 1)
-    assert taken["rows_accepted"] == manifest.batch_total
-    with stack.connection() as connection:
-        Journal(connection, stack.store, "prod", stack.clock(connection)).verify()
+    require_accepted_once(stack, manifest)
 
 
 def always(point: str, fault: str, **more: Any) -> dict[str, Any]:

@@ -198,6 +198,8 @@ def _carry_on(
         require_gateway(context)
         intent = intend(context, manifest, body)
         return until_receipt(Run(context, manifest, body, deadline, recheck=False), intent)
+    if before.state.terminal:  # another run finished it while this one waited for the lock
+        return before
     known = _after_a_crash(context, before)
     stored = None if known.state is State.INTENT else stored_receipt(context, known, manifest)
     if stored:

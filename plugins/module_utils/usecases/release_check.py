@@ -207,9 +207,11 @@ def _ledger(ports: Ports, manifest: Manifest) -> str:
     log = LedgerLog(ports.store, ports.policy)
     released = log.head(manifest.ledger.tree_size)
     if released.root.hex() != manifest.ledger.root:
-        raise _Off(f"at {released.size} rows the log's root is {released.root.hex()}")
+        raise _Off(f"at {released.tree_size} rows the log's root is {released.root.hex()}")
     log.require_prefix(released, head)
-    return f"the manifest's {released.size} rows are the beginning of the log's {head.size}"
+    return (
+        f"the manifest's {released.tree_size} rows are the beginning of the log's {head.tree_size}"
+    )
 
 
 def _journal(ports: Ports, stack: str) -> str:

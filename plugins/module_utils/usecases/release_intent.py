@@ -74,7 +74,7 @@ def intend(context: Context, manifest: Manifest, body: Body) -> Release:
             window = require_may_send(context, manifest)
             statements = require_approved(context, manifest)
             consume(context.connection, statements, manifest.checksum)
-            release = _release(context, manifest, body)
+            release = new_release(context, manifest, body)
             write_intent(context.connection, context.store, manifest, release)
             require_unchanged(context.connection, context.store, manifest)
             require_ledger(context, manifest)
@@ -143,7 +143,8 @@ def require_unchanged(connection: Connection, store: ObjectStore, manifest: Mani
         raise _rows_changed(key, "it is not in the image that the manifest binds")
 
 
-def _release(context: Context, manifest: Manifest, body: Body) -> Release:
+def new_release(context: Context, manifest: Manifest, body: Body) -> Release:
+    """Return the row of a release of which nothing was sent yet; nothing is written."""
     now = context.clock.now()
     return Release(
         manifest_sha256=manifest.checksum,

@@ -129,15 +129,18 @@ def move(
     state: State,
     why: str,
     effects: Callable[[], dict[str, Any]] = dict,
+    event: str | None = None,
     **changes: Any,
 ) -> Release:
     """Take a release to another state: its row, its effects and its journal row in one commit.
 
     :param effects: further writes of the same transaction; returns what the journal says of them
+    :param event: the journal's name for it; ``release.STATE`` if not given
     :param changes: further columns
     :raises ApgmsError: ``lease.lost``, the journal's reasons, and those of ``effects``
     """
     require_move(release.state, state)
+    name = event or f"release.{state.lower()}"
 
     def commit() -> Release:
         with guarded(context, release.manifest_sha256):
@@ -151,10 +154,10 @@ def move(
             )
             update(context.connection, after)
             body = {"from": release.state, "to": state, "why": why, **effects()}
-            context.journal.record(event(state), body, release.manifest_sha256)
+            context.journal.record(name, body, release.manifest_sha256)
         return after
 
-    return context.steps.run(event(state), commit)
+    return context.steps.run(name, commit)
 
 
 def not_finished(release: Release, why: str) -> ApgmsError:
@@ -168,11 +171,6 @@ def not_finished(release: Release, why: str) -> ApgmsError:
         state=release.state,
         job_id=release.job_id,
     )
-
-
-def event(state: State) -> str:
-    """Return the journal's name for the arrival in a state."""
-    return f"release.{state.lower()}"
 
 
 def update(connection: Connection, release: Release) -> None:

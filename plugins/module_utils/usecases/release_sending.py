@@ -106,9 +106,7 @@ def send(
     _require_same(context, release, body)
     _require_remembered(context, release, require_gateway(context))
     sending, closes_at = _begin(context, release, manifest, recheck)
-    attempt = context.steps.run(
-        "release.send", lambda: _submit(context, release, _guarded(context, body, closes_at))
-    )
+    attempt = context.steps.run("release.send", lambda: _submit(context, release, body, closes_at))
     after = _record(context, release, sending, attempt)
     return Sent(after, attempt, closes_at)
 
@@ -161,9 +159,11 @@ def _begin(
     return sending, closes_at
 
 
-def _submit(context: Context, release: Release, body: Body) -> Attempt:
-    context.lease.renew()  # a run that was stopped until here may have lost the lock meanwhile
-    return context.gateway.submit(release.idempotency_key, body)
+def _submit(context: Context, release: Release, body: Body, closes_at: datetime) -> Attempt:
+    # a run that was stopped until here may have lost the lock, or missed the window
+    context.lease.renew()
+    _require_window(context, closes_at)
+    return context.gateway.submit(release.idempotency_key, _guarded(context, body, closes_at))
 
 
 def _record(context: Context, before: Release, sending: Release, attempt: Attempt) -> Release:
@@ -174,7 +174,7 @@ def _record(context: Context, before: Release, sending: Release, attempt: Attemp
         return move(context, sending, State.PENDING, why, evidence, job_id=attempt.job_id)
     if kind is Disposition.NOT_SENT:
         unsent = {name: getattr(before, name) for name in ("first_sent_at", "last_sent_at")}
-        return move(context, sending, before.state, why, evidence, **unsent)
+        return move(context, sending, before.state, why, evidence, "release.not_sent", **unsent)
     if kind is Disposition.REFUSED:
         return move(context, sending, after_refusal(before.state), why, evidence)
     return move(context, sending, State.UNKNOWN, why, evidence)

@@ -1,0 +1,515 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import sha256_hex
+from ansible_collections.apgms.release.plugins.module_utils.domain.chain import Chain
+from ansible_collections.apgms.release.plugins.module_utils.domain.leaf import leaf_hash, line
+from ansible_collections.apgms.release.plugins.module_utils.domain.tree import root_of
+from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    FolderStore,
+    OverlayStore,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases import snapshot as snapshots
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_archive import (
+    archived_rows,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.log_check import (
+    require_intact,
+    verify_chains_against_leaves,
+)
+from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
+
+
+@pytest.fixture
+def stack(database_url: str, tmp_path: Path) -> Stack:
+    return make_stack(database_url, tmp_path)
+
+
+@pytest.fixture
+def writer() -> LedgerWriter:
+    return LedgerWriter()
+
+
+def fill(stack: Stack, writer: LedgerWriter, count: int) -> list[int]:
+    with psycopg.connect(stack.url, autocommit=True) as connection:
+        return writer.insert(connection, count)
+
+
+def refusal(stack: Stack, **options: object) -> ApgmsError:
+    with pytest.raises(ApgmsError) as caught:
+        stack.snapshot(**options)
+    return caught.value
+
+
+def root_by_hand(stack: Stack, order: str = "l.id") -> bytes:
+    """The root over all rows, from values as the server prints them, without the log's code."""
+    with psycopg.connect(stack.url, autocommit=True) as connection:
+        connection.execute("SET TIME ZONE 'UTC'")
+        names = [
+            row[0]
+            for row in connection.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = 'owa_ledger'::regclass"
+                " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+            )
+        ]
+        texts = ", ".join(f"{name}::text" for name in names)
+        rows = connection.execute(f"SELECT {texts} FROM owa_ledger l ORDER BY {order}").fetchall()  # type: ignore[arg-type]
+    return root_of([leaf_hash(line(names), line(row)) for row in rows])
+
+
+# --- admission ------------------------------------------------------------------------------
+
+
+def test_first_snapshot_covers_whole_rows_in_order_of_id(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 700)
+    snapshot = stack.snapshot()
+    assert (snapshot.tree_size, snapshot.new_rows, snapshot.deviations) == (700, 700, [])
+    assert snapshot.root == root_by_hand(stack)
+
+
+def test_second_snapshot_admits_what_is_new_and_proves_the_first_a_prefix(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 300)
+    first = stack.snapshot()
+    fill(stack, writer, 333)
+    second = stack.snapshot()
+    assert (second.previous_size, second.tree_size, second.new_rows) == (300, 633, 333)
+    assert second.root == root_by_hand(stack)
+    assert second.consistency
+    assert second.checked_rows == 333
+    assert first.root != second.root
+
+
+def test_nothing_new_is_no_change(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 10)
+    first = stack.snapshot()
+    again = stack.snapshot()
+    assert first.changed and not again.changed
+    assert (again.checkpoint, again.namespaces) == (first.checkpoint, first.namespaces)
+    before, after = again.difference()
+    assert before == after
+
+
+def test_an_empty_ledger_has_an_empty_tree(stack: Stack, writer: LedgerWriter) -> None:
+    empty = stack.snapshot()
+    assert (empty.tree_size, empty.changed) == (0, True)
+    assert not stack.snapshot().changed
+    fill(stack, writer, 3)
+    assert stack.snapshot().root == root_by_hand(stack)
+
+
+def test_a_column_added_later_is_covered_from_then_on(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 20)
+    stack.snapshot()
+    stack.execute("ALTER TABLE owa_ledger ADD COLUMN release_uuid uuid")
+    fill(stack, writer, 20)
+    assert "release_uuid" in stack.snapshot().document["columns"]
+    assert stack.snapshot(verify="full").tree_size == 40
+    stack.execute("UPDATE owa_ledger SET release_uuid = gen_random_uuid() WHERE id = 30")
+    assert refusal(stack, verify="full").details["changed_ids"] == [["30", "30"]]
+
+
+def test_namespace_files_are_what_the_hashes_name(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 200)
+    stack.snapshot()
+    fill(stack, writer, 100)
+    snapshot = stack.snapshot()
+    hashes = json.loads(snapshot.ledger_hashes)
+    assert hashes == {name: sha256_hex(data) for name, data in snapshot.namespaces.items()}
+    for name, data in snapshot.namespaces.items():
+        content = json.loads(data)
+        [(rows, balance)] = stack.execute(
+            "SELECT count(*), sum(amount_cents) FROM owa_ledger WHERE lower(tax_type) = %s", name
+        )
+        assert (content["rows"], content["balance_cents"]) == (rows, str(balance))
+        assert content["tree_range"] == ["200", "300"]
+        periods = content["periods"].values()
+        assert sum(period["rows"] for period in periods) == rows
+
+
+def test_the_diff_shows_rows_balances_and_chains(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 50)
+    stack.snapshot()
+    row = writer.row(chain=1)
+    stack.execute(INSERT, *row)
+    before, after = stack.snapshot().difference()
+    assert (before["tree_size"], after["tree_size"]) == (50, 51)
+    assert before["namespaces"]["gst"]["rows"] == after["namespaces"]["gst"]["rows"]
+    old, new = before["namespaces"]["paygw"], after["namespaces"]["paygw"]
+    assert new["rows"] - old["rows"] == 1
+    assert int(new["balance_cents"]) - int(old["balance_cents"]) == row[4]
+    assert new["chains_with_new_rows"] == 1
+
+
+# --- gaps, late rows and writers ------------------------------------------------------------
+
+
+def test_gaps_in_the_ids_are_no_rows(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 100)
+    stack.execute("SELECT setval('owa_ledger_id_seq', 5000)")
+    fill(stack, writer, 100)
+    assert stack.snapshot().tree_size == 200
+    assert stack.snapshot(verify="full").root == root_by_hand(stack)
+
+
+def test_a_row_below_the_frontier_is_named_and_admitted_next_time(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 10)
+    with psycopg.connect(stack.url) as slow:
+        [late] = writer.insert(slow, 1)
+        fill(stack, LedgerWriter(seed=2), 10)
+        first = stack.snapshot(wait_seconds=0.2)
+        assert first.tree_size == 20
+        assert len(first.unfinished) == 1
+        slow.commit()
+    second = stack.snapshot()
+    assert second.late == [late]
+    assert second.tree_size == 21
+    assert second.root == root_by_hand(stack, f"l.id <> {late}, l.id")
+    assert stack.snapshot(verify="full").late == []
+
+
+def test_a_short_transaction_is_waited_for(stack: Stack, writer: LedgerWriter) -> None:
+    with psycopg.connect(stack.url) as slow:
+        writer.insert(slow, 1)
+        fill(stack, LedgerWriter(seed=2), 1)
+        timer = threading.Timer(0.3, slow.commit)
+        timer.start()
+        snapshot = stack.snapshot(wait_seconds=10)
+        timer.join()
+    assert (snapshot.tree_size, snapshot.unfinished, snapshot.late) == (2, [], [])
+
+
+def test_with_writers_running_no_row_is_missed_and_none_counted_twice(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    stop = threading.Event()
+
+    def write(seed: int) -> None:
+        rows = LedgerWriter(chains=4, seed=seed)
+        with psycopg.connect(stack.url) as connection:
+            while not stop.is_set():
+                rows.insert(connection, 7)
+                (connection.rollback if seed == 3 else connection.commit)()
+
+    threads = [threading.Thread(target=write, args=[seed]) for seed in (2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    sizes = [stack.snapshot(wait_seconds=5).tree_size for _ in range(5)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    last = stack.snapshot()
+    assert sizes == sorted(sizes)
+    [(rows,)] = stack.execute("SELECT count(*) FROM owa_ledger")
+    assert last.tree_size == rows
+    stack.snapshot(verify="full")
+
+
+def test_a_writer_is_not_blocked(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 5)
+    with psycopg.connect(stack.url) as slow:
+        writer.insert(slow, 1)
+        thread = threading.Thread(target=stack.snapshot, kwargs={"wait_seconds": 2})
+        thread.start()
+        with psycopg.connect(stack.url, autocommit=True) as other:
+            other.execute("SET lock_timeout = '1s'")
+            LedgerWriter(seed=2).insert(other, 5)
+        slow.commit()
+        thread.join()
+
+
+# --- tampering ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tampering", "changed", "missing"),
+    [
+        ("UPDATE owa_ledger SET amount_cents = amount_cents + 1 WHERE id = 40", [40], []),
+        ("UPDATE owa_ledger SET created_at = created_at + '1 us' WHERE id = 299", [299], []),
+        ("DELETE FROM owa_ledger WHERE id IN (7, 8, 200)", [], [7, 8, 200]),
+        (
+            "UPDATE owa_ledger SET id = CASE id WHEN 20 THEN -1 ELSE 20 END WHERE id IN (20, 21)",
+            [20],
+            [21],
+        ),
+    ],
+)
+def test_full_verification_names_every_tampered_row(
+    stack: Stack, writer: LedgerWriter, tampering: str, changed: list[int], missing: list[int]
+) -> None:
+    fill(stack, writer, 280)
+    stack.snapshot()
+    fill(stack, writer, 320)
+    stack.snapshot()
+    stack.execute("ALTER TABLE owa_ledger DROP CONSTRAINT owa_ledger_pkey")
+    stack.execute(tampering)
+    error = refusal(stack, verify="full")
+    assert error.reason == "log.rows_differ"
+    assert ids(error.details["changed_ids"]) == changed
+    assert ids(error.details["missing_ids"]) == missing
+
+
+def ids(ranges: list[list[str]]) -> list[int]:
+    return [row for first, last in ranges for row in range(int(first), int(last) + 1)]
+
+
+def test_a_row_inserted_below_the_frontier_is_named(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 30)
+    stack.snapshot()
+    stack.execute(INSERT.replace("(abn", "(id, abn").replace("(%s", "(-5, %s"), *writer.row())
+    snapshot = stack.snapshot(verify="full")
+    assert snapshot.late == [-5]
+
+
+def test_a_cut_ledger_stops_every_act(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    stack.execute("DELETE FROM owa_ledger WHERE id > 295")
+    assert refusal(stack).reason == "log.rows_differ"
+    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+        require_intact(connection, stack.store, stack.policy)
+    assert caught.value.reason == "log.rows_differ"
+
+
+def test_chains_are_verified_against_their_leaves(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    fill(stack, writer, 100)
+    stack.snapshot()
+    chains = [Chain("53004085616", "GST", "2025-01"), Chain("53004085617", "PAYGW", "2025-02")]
+
+    def verify() -> None:
+        with stack.connection() as connection:
+            verify_chains_against_leaves(connection, stack.store, stack.policy, chains)
+
+    verify()
+    [(row_id, other)] = stack.execute(
+        "SELECT max(id) FILTER (WHERE abn = '53004085616' AND tax_type = 'GST'"
+        " AND period_id = '2025-01'), max(id) FILTER (WHERE abn = '53004085618') FROM owa_ledger"
+    )
+    stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = %s", other)
+    verify()
+    stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = %s", row_id)
+    with pytest.raises(ApgmsError) as caught:
+        verify()
+    assert caught.value.details["changed_ids"] == [[str(row_id), str(row_id)]]
+    stack.execute("DELETE FROM owa_ledger WHERE id = %s", row_id)
+    with pytest.raises(ApgmsError) as caught:
+        verify()
+    assert caught.value.reason == "log.rows_missing"
+
+
+def test_a_row_outside_the_log_is_not_taken_for_verified(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 10)
+    stack.snapshot()
+    stack.execute(INSERT, *writer.row(chain=0))
+    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+        verify_chains_against_leaves(
+            connection, stack.store, stack.policy, [Chain("53004085616", "GST", "2025-01")]
+        )
+    assert caught.value.reason == "log.not_admitted"
+
+
+def test_deleted_rows_come_back_from_the_archive(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    query = "SELECT to_jsonb(l)::text FROM owa_ledger l WHERE id IN (3, 290) ORDER BY id"
+    before = stack.execute(query)
+    stack.execute("DELETE FROM owa_ledger WHERE id IN (3, 290)")
+    found = archived_rows(stack.store, stack.policy, [3, 290, 999])
+    assert sorted(found) == [3, 290]
+    with psycopg.connect(stack.url, autocommit=True) as connection:
+        for row in found.values():
+            with connection.cursor().copy(
+                f"COPY owa_ledger ({', '.join(row.columns)}) FROM STDIN"  # type: ignore[arg-type]
+            ) as copy:
+                copy.write(row.line)
+    assert (
+        stack.execute("SELECT to_jsonb(l)::text FROM owa_ledger l WHERE id IN (3, 290)") == before
+    )
+    stack.snapshot(verify="full")
+
+
+def test_a_damaged_tile_and_a_damaged_segment_are_found(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 600)
+    snapshot = stack.snapshot()
+    log = stack.folder / "store" / "log" / snapshot.origin
+    tile = log / "tile" / "0" / "001"
+    good = tile.read_bytes()
+    tile.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert refusal(stack, verify="full").reason == "log.tile_damaged"
+    tile.write_bytes(good)
+    [segment] = (log / "segment").iterdir()
+    segment.write_bytes(segment.read_bytes().replace(b"\tGST\t", b"\tGSU\t", 1))
+    assert refusal(stack, verify="full").reason == "log.segment_damaged"
+    with pytest.raises(ApgmsError) as caught:
+        archived_rows(stack.store, stack.policy, [3])
+    assert caught.value.reason == "log.segment_damaged"
+
+
+# --- two histories --------------------------------------------------------------------------
+
+
+def test_a_restored_database_is_detected_and_its_rows_named(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 50)
+    stack.snapshot()
+    fill(stack, writer, 10)
+    stack.snapshot()
+    stack.cosign()
+    restore_to(stack, rows=50, tree_size=50)
+    error = refusal(stack)
+    assert error.reason == "log.database_behind"
+    assert error.details["missing_ids"] == [["51", "60"]]
+    fill(stack, LedgerWriter(seed=9), 10)
+    assert refusal(stack).reason == "log.database_behind"
+
+
+def restore_to(stack: Stack, rows: int, tree_size: int) -> None:
+    """Put the database back to what it was, as a backup would."""
+    stack.execute("DELETE FROM owa_ledger WHERE id > %s", rows)
+    stack.execute("SELECT setval('owa_ledger_id_seq', %s)", rows)
+    forget(stack, tree_size)
+
+
+def forget(stack: Stack, tree_size: int) -> None:
+    for table in ("ledger_checkpoint", "ledger_extent"):
+        stack.execute(f"ALTER TABLE apgms_release.{table} DISABLE TRIGGER ALL")
+    stack.execute("DELETE FROM apgms_release.ledger_checkpoint WHERE tree_size > %s", tree_size)
+    stack.execute("DELETE FROM apgms_release.ledger_extent WHERE first_position >= %s", tree_size)
+
+
+def test_a_store_that_lost_its_newest_objects_is_detected(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 50)
+    stack.snapshot()
+    stack.store = FolderStore(stack.folder / "another store")
+    assert refusal(stack).reason == "log.store_behind"
+
+
+def test_a_fork_is_detected(stack: Stack, writer: LedgerWriter, tmp_path: Path) -> None:
+    fill(stack, writer, 50)
+    stack.snapshot()
+    forget(stack, 0)
+    stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = 50")
+    there, stack.store = stack.store, FolderStore(stack.folder / "another store")
+    stack.snapshot()
+    stack.store = there
+    assert refusal(stack).reason == "log.forked"
+
+
+def test_a_checkpoint_signed_by_another_key_is_refused(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 5)
+    snapshot = stack.snapshot()
+    [path] = (stack.folder / "store/log" / snapshot.origin / "checkpoint").iterdir()
+    path.write_bytes(snapshot.checkpoint.replace(b"\n5\n", b"\n6\n"))
+    assert refusal(stack).reason == "log.checkpoint_invalid"
+
+
+# --- cut off anywhere -----------------------------------------------------------------------
+
+
+class _CutOff(Exception):
+    pass
+
+
+@pytest.mark.parametrize("puts", range(12))
+def test_a_snapshot_that_was_cut_off_is_taken_up_again(
+    stack: Stack, writer: LedgerWriter, puts: int
+) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    fill(stack, writer, 300)
+
+    class Cutting(FolderStore):
+        left = puts
+
+        def put_new(self, key: str, data: bytes | Path) -> bool:
+            if self.left == 0:
+                raise _CutOff
+            self.left -= 1
+            return super().put_new(key, data)
+
+        def put_many(self, objects: object) -> None:
+            for key, data in objects:  # type: ignore[attr-defined]
+                self.put_new(key, data)
+
+    with contextlib.suppress(_CutOff):
+        stack.snapshot(store=Cutting(stack.folder / "store"))
+    fill(stack, writer, 5)  # rows that come before it is taken up again
+    stack.snapshot()
+    last = stack.snapshot()
+    assert (last.tree_size, last.root) == (605, root_by_hand(stack))
+    stack.snapshot(verify="full")
+
+
+def test_a_snapshot_that_was_stored_but_not_recorded_is_recorded(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(stack, writer, 30)
+
+    def cut_off(*_arguments: object) -> None:
+        raise _CutOff
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "record", cut_off)
+        with pytest.raises(_CutOff):
+            stack.snapshot()
+    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+        require_intact(connection, stack.store, stack.policy)
+    assert caught.value.reason == "log.unfinished"
+    assert stack.snapshot().tree_size == 30
+    with stack.connection() as connection:
+        assert require_intact(connection, stack.store, stack.policy).tree_size == 30
+
+
+# --- check mode -----------------------------------------------------------------------------
+
+
+def test_a_rehearsal_predicts_the_same_checkpoint_and_leaves_nothing(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    fill(stack, writer, 40)
+    before = sorted(stack.store.keys("log/"))
+    with stack.connection() as connection, rehearsal(connection):
+        predicted = stack.snapshot_over(connection, store=OverlayStore(stack.store))
+    assert sorted(stack.store.keys("log/")) == before
+    assert stack.snapshot().result() == predicted.result()
+
+
+def test_the_log_key_must_be_the_pinned_one(stack: Stack, writer: LedgerWriter) -> None:
+    stack.keys.log_key.write_bytes(stack.keys.cosign_key.read_bytes())
+    assert refusal(stack).reason == "log.wrong_key"
+
+
+def test_two_snapshots_at_once_wait_for_each_other(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 500)
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(stack.snapshot().tree_size)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [500, 500, 500]

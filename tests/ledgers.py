@@ -1,0 +1,135 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Ledgers for the tests, and the parts that a snapshot of them needs."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from ansible_collections.apgms.release.plugins.module_utils.domain.chain import Link, next_link
+from ansible_collections.apgms.release.plugins.module_utils.domain.policy import (
+    Policy,
+    parse_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
+from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
+from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.cosign import cosign
+from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot import (
+    Snapshot,
+    take_snapshot,
+)
+from services.keys import Keys, make_keys, policy_document, write_policy
+
+COLUMNS = (
+    "abn",
+    "tax_type",
+    "period_id",
+    "transfer_uuid",
+    "amount_cents",
+    "balance_after_cents",
+    "bank_receipt_hash",
+    "prev_hash",
+    "hash_after",
+)
+INSERT = (
+    f"INSERT INTO owa_ledger ({', '.join(COLUMNS)})"
+    f" VALUES ({', '.join(['%s'] * len(COLUMNS))}) RETURNING id"
+)
+
+
+class LedgerWriter:
+    """Makes valid ledger rows of many chains; the same rows for the same seed."""
+
+    def __init__(self, chains: int = 10, seed: int = 1) -> None:
+        self._random = random.Random(seed)
+        self._chains = chains
+        self._heads: dict[int, Link] = {}
+
+    def row(self, chain: int | None = None) -> tuple[Any, ...]:
+        """Return the next row, in the order of COLUMNS."""
+        number = self._random.randrange(self._chains) if chain is None else chain
+        receipt = hashlib.sha256(self._random.randbytes(8)).hexdigest()
+        amount = self._random.randrange(1, 100_000)
+        link = next_link(self._heads.get(number), amount, receipt)
+        self._heads[number] = link
+        abn = str(53004085616 + number // 4)
+        tax_type, period = ("GST", "PAYGW")[number % 2], f"2025-{number // 2 % 2 + 1:02d}"
+        transfer = uuid.UUID(int=self._random.getrandbits(128))
+        return (abn, tax_type, period, transfer, *vars(link).values())
+
+    def insert(self, connection: psycopg.Connection[Any], count: int) -> list[int]:
+        """Insert rows; return their ids."""
+        return [connection.execute(INSERT, self.row()).fetchone()[0] for _ in range(count)]  # type: ignore[index]
+
+    def load(self, connection: psycopg.Connection[Any], count: int) -> None:
+        """Load many rows with COPY."""
+        command = f"COPY owa_ledger ({', '.join(COLUMNS)}) FROM STDIN"
+        with connection.cursor().copy(command) as copy:
+            for _ in range(count):
+                copy.write_row(self.row())
+        connection.execute("ANALYZE owa_ledger")
+
+
+@dataclass
+class Stack:
+    """A stack with a ledger, an object store and keys."""
+
+    url: str
+    folder: Path
+    keys: Keys
+    policy: Policy
+    store: FolderStore
+
+    def snapshot(self, **options: Any) -> Snapshot:
+        """Take a snapshot over a connection of its own."""
+        with self.connection() as connection:
+            return self.snapshot_over(connection, **options)
+
+    def snapshot_over(self, connection: Any, **options: Any) -> Snapshot:
+        """Take a snapshot over a given connection."""
+        signer = open_signer(str(self.keys.log_key), "ed25519")
+        store = options.pop("store", self.store)
+        return take_snapshot(connection, store, signer, self.policy, SystemClock(), **options)
+
+    def cosign(self) -> None:
+        """Confirm the newest checkpoint as the auditor."""
+        cosign(
+            self.store,
+            self.policy,
+            open_signer(str(self.keys.cosign_key), "ed25519"),
+            SystemClock(),
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """A connection as the modules open it."""
+        with connect(self.url, None, purpose="test") as connection:
+            yield connection
+
+    def execute(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one statement in autocommit."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+
+def make_stack(url: str, folder: Path) -> Stack:
+    """Return a prod stack on an APGMS database, with keys and a policy of its own."""
+    keys = make_keys(folder / "keys", "prod")
+    write_policy(keys, folder, policy_document(keys))
+    path = folder / "policy.json"
+    with connect(url, None, purpose="test") as connection:
+        migrate(connection)
+    policy = parse_policy(path.read_bytes(), str(path))
+    return Stack(url, folder, keys, policy, FolderStore(folder / "store"))

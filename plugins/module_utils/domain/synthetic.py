@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -147,14 +148,15 @@ def require_plan(plan: Plan) -> None:
             )
 
 
-def entities(plan: Plan) -> list[Entity]:
-    """Return the entities in ascending order of ABN."""
+def entities(plan: Plan) -> Iterator[Entity]:
+    """Yield the entities in ascending order of ABN."""
     start = 100_000_000 + _draws(plan, "abn", count=1)[0] % 100_000_000
-    made = (
-        _entity(plan, number, abn_of(start + number * _ABN_STRIDE, valid=plan.valid_abns))
+    abns = (
+        (abn_of(start + number * _ABN_STRIDE, valid=plan.valid_abns), number)
         for number in range(plan.entities)
     )
-    return sorted(made, key=lambda entity: entity.abn)
+    for abn, number in sorted(abns):
+        yield _entity(plan, number, abn)
 
 
 def pays(entity: Entity, calendar: Calendar) -> list[Pay]:

@@ -18,7 +18,7 @@ from ..ports.database import columns, rehearsal
 from .seed_load import (
     SOURCE_TABLES,
     Counts,
-    copy_blocks,
+    copy_rows,
     count_rows,
     load_ledger,
     table_name,
@@ -145,7 +145,7 @@ def _require_this_seed(connection: Connection, plan: Plan, sign: Callable[[bytes
             connection.execute(_statement(_MAKE_EXPECTED, table, target))
         first_entry, terminal_hash = _audit_start(connection)
         first_ids = {**dict.fromkeys(LEDGER_COLUMNS, 1), "audit_log": first_entry}
-        copy_blocks(connection, RowWriter(plan, sign, first_ids, terminal_hash), targets)
+        copy_rows(connection, RowWriter(plan, sign, first_ids, terminal_hash), targets)
         found = {
             table: (
                 _left_over(connection, table, _MISSING, target),

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..domain.synthetic import Plan
-from ..libraries import sql
-from .seed_rows import LEDGER_COLUMNS, SOURCE_COLUMNS, Block, RowWriter
+from ..libraries import psycopg, sql
+from .seed_rows import LEDGER_COLUMNS, SOURCE_COLUMNS, Rows, RowWriter
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS apgms_sandbox.trade_line (
     quantity integer NOT NULL
 );
 """
+ENTITIES_AT_ONCE = 500
 Counts = dict[str, int]
 """Rows by table."""
 
@@ -62,43 +64,44 @@ def load_ledger(
             connection.execute(_query("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table))
         writer = RowWriter(plan, sign, _next_ids(connection), _terminal_hash(connection))
         columns = {**LEDGER_COLUMNS, **(SOURCE_COLUMNS if sources else {})}
-        counts = copy_blocks(connection, writer, {name: name for name in columns}, progress)
+        counts = copy_rows(connection, writer, {name: name for name in columns}, progress)
         for table in LEDGER_COLUMNS:
             _advance_sequence(connection, table)
     return counts
 
 
-def copy_blocks(
+def copy_rows(
     connection: Connection,
     writer: RowWriter,
     targets: dict[str, str],
     progress: Callable[[int], None] = lambda entities: None,
 ) -> Counts:
-    """Copy every block into ``targets`` (table to the table that takes its rows).
+    """Copy the rows of every entity into ``targets`` (table to the table that takes its rows).
 
-    One thread makes rows while the other waits for the database.
+    The ledger, by far the largest table, is streamed: the database takes in the rows of one entity
+    while those of the next are made. The rows of the other tables follow for some entities at a
+    time.
     """
-    counts: Counter[str] = Counter(dict.fromkeys(targets, 0))
-    made = 0
-    with ThreadPoolExecutor(max_workers=1) as copier:
-        pending: Future[None] | None = None
-        for block in writer.blocks():
-            if pending:
-                pending.result()
-            pending = copier.submit(_copy, connection, block, targets)
-            counts.update({table: len(block.lines.get(table, ())) for table in targets})
-            made += block.entities
-            progress(made)
-        if pending:
-            pending.result()
-    return dict(counts)
+    counts = dict.fromkeys(targets, 0)
+    made = writer.rows()
+    done = 0
+    while some := _copy_ledger(connection, targets, islice(made, ENTITIES_AT_ONCE)):
+        for table in targets.keys() - {"owa_ledger"}:
+            lines = [line for rows in some for line in rows[table]]
+            with _copy(connection, table, targets[table]) as copy:
+                copy.write("".join(lines))
+        for table in targets:
+            counts[table] += sum(len(rows[table]) for rows in some)
+        done += len(some)
+        progress(done)
+    return counts
 
 
 def count_rows(plan: Plan, sign: Callable[[bytes], bytes]) -> Counts:
     """Return how many rows ``plan`` makes, by table, without a database."""
     counts: Counter[str] = Counter()
-    for block in RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), "").blocks():
-        counts.update({table: len(lines) for table, lines in block.lines.items()})
+    for rows in RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), "").rows():
+        counts.update({table: len(lines) for table, lines in rows.items()})
     return dict(counts)
 
 
@@ -112,13 +115,23 @@ def key_of(table: str) -> str:
     return LEDGER_COLUMNS[table].partition(",")[0]
 
 
-def _copy(connection: Connection, block: Block, targets: dict[str, str]) -> None:
+def _copy_ledger(
+    connection: Connection, targets: dict[str, str], made: Iterable[Rows]
+) -> list[Rows]:
+    some = []
+    with _copy(connection, "owa_ledger", targets["owa_ledger"]) as copy:
+        for rows in made:
+            copy.write("".join(rows["owa_ledger"]))
+            some.append(rows)
+    return some
+
+
+@contextmanager
+def _copy(connection: Connection, table: str, target: str) -> Iterator[psycopg.Copy]:
     columns = {**LEDGER_COLUMNS, **SOURCE_COLUMNS}
-    with connection.cursor() as cursor:
-        for table, target in targets.items():
-            statement = _query("COPY {} ({}) FROM STDIN", target, columns[table])
-            with cursor.copy(statement) as copy:
-                copy.write("".join(block.lines.get(table, ())))
+    statement = _query("COPY {} ({}) FROM STDIN", target, columns[table])
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        yield copy
 
 
 def _next_ids(connection: Connection) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, timedelta
 from itertools import accumulate, pairwise, zip_longest
 
@@ -59,21 +59,10 @@ THRESHOLDS = {
 _THRESHOLDS_JSON = compact_json(THRESHOLDS)
 ACTOR = "apgms-sandbox"
 """Who closes the periods and issues the tokens, in the audit log."""
+Rows = dict[str, list[str]]
+"""Lines of COPY text by table."""
 TOKEN_LIFE = timedelta(minutes=15)
-ENTITIES_A_BLOCK = 200
 _NULL = "\\N"
-
-
-@dataclass
-class Block:
-    """The rows of some entities, by table."""
-
-    entities: int
-    lines: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, table: str, lines: Sequence[str]) -> None:
-        """Append rows of a table."""
-        self.lines.setdefault(table, []).extend(lines)
 
 
 @dataclass(frozen=True)
@@ -86,9 +75,29 @@ class Chain:
     times: Sequence[str]
     amounts: Sequence[int]
 
+    @property
+    def name(self) -> tuple[int, str, str]:
+        """What is drawn for this chain is drawn under this name."""
+        return self.entity.number, self.tax_type, self.period_id
+
+    @property
+    def where(self) -> str:
+        """The key of the chain as COPY text."""
+        return f"{self.entity.abn}\t{self.tax_type}\t{self.period_id}"
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What closing a chain's period yields. All that is due was deposited."""
+
+    liability: int
+    merkle_root: str
+    balance_hash: str
+    vector: dict[str, float]
+
 
 class RowWriter:
-    """Turns a plan into blocks of rows.
+    """Turns a plan into rows.
 
     :param sign: signs a token's message with Ed25519
     :param next_ids: the first free key of each table of :data:`LEDGER_COLUMNS`
@@ -107,49 +116,50 @@ class RowWriter:
         self._next = dict(next_ids)
         self._terminal_hash = terminal_hash
         self._issued_at = plan.issued_at.astimezone(UTC)
+        self._issued_text = self._issued_at.isoformat()
         drawn = drawn_hex(plan, "uuid", *(period.period_id for period in plan.periods), count=12)
         self._uuid_tail = f"-{drawn[:4]}-8{drawn[5:8]}-8{drawn[9:12]}-{drawn[12:]}"
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield the rows of all entities, some entities at a time."""
-        every = entities(self._plan)
-        for start in range(0, len(every), ENTITIES_A_BLOCK):
-            some = every[start : start + ENTITIES_A_BLOCK]
-            block = Block(len(some))
-            for entity in some:
-                self._entity(block, entity)
-            yield block
+    def rows(self) -> Iterator[Rows]:
+        """Yield the rows of one entity after the other."""
+        for entity in entities(self._plan):
+            rows: Rows = {table: [] for table in (*LEDGER_COLUMNS, *SOURCE_COLUMNS)}
+            for calendar in self._plan.calendars:
+                self._destination(rows, entity, calendar.period_id)
+                sold = sales(self._plan, entity, calendar)
+                rows["apgms_sandbox.trade_line"] += _trade_lines(entity, calendar, sold)
+                self._chain(rows, _gst_chain(entity, calendar, sold))
+            for calendar in self._plan.calendars:
+                rows["apgms_sandbox.payroll_line"] += _payroll_lines(entity, calendar)
+                self._chain(rows, _paygw_chain(entity, calendar, pays(entity, calendar)))
+            yield rows
 
-    def _entity(self, block: Block, entity: Entity) -> None:
-        for calendar in self._plan.calendars:
-            self._destination(block, entity, calendar.period_id)
-            made = sales(self._plan, entity, calendar)
-            block.add("apgms_sandbox.trade_line", _trade_lines(entity, calendar, made))
-            self._chain(block, _gst_chain(entity, calendar, made))
-        for calendar in self._plan.calendars:
-            paid = pays(entity, calendar)
-            block.add("apgms_sandbox.payroll_line", _payroll_lines(entity, calendar))
-            self._chain(block, _paygw_chain(entity, calendar, paid))
-
-    def _destination(self, block: Block, entity: Entity, period_id: str) -> None:
+    def _destination(self, rows: Rows, entity: Entity, period_id: str) -> None:
         key = self._take("remittance_destinations")
         where = f"{entity.rail}\t{entity.reference(period_id)}"
-        block.add("remittance_destinations", [f"{key}\t{entity.abn}\tATO\t{where}\n"])
+        rows["remittance_destinations"].append(f"{key}\t{entity.abn}\tATO\t{where}\n")
 
-    def _chain(self, block: Block, chain: Chain) -> None:
-        hashes = self._deposits(block, chain)
-        self._close_and_issue(block, chain, sum(chain.amounts), hashes)
+    def _chain(self, rows: Rows, chain: Chain) -> None:
+        hashes = self._deposits(rows, chain)
+        closing = Closing(
+            liability=sum(chain.amounts),
+            merkle_root=_merkle_root(hashes),
+            balance_hash=hashes[-1],
+            vector=anomaly_vector(self._plan, chain.entity, chain.tax_type, chain.period_id),
+        )
+        states = close_period(closing.liability, closing.liability, closing.vector, THRESHOLDS)
+        self._period(rows, chain, closing, states)
+        if states[-1] is PeriodState.READY_RPT:
+            self._token(rows, chain, self._payload(chain, closing))
 
-    def _deposits(self, block: Block, chain: Chain) -> list[str]:
-        name = (chain.entity.number, chain.tax_type, chain.period_id)
+    def _deposits(self, rows: Rows, chain: Chain) -> list[str]:
         count = len(chain.amounts)
-        drawn = drawn_hex(self._plan, "receipt", *name, count=32 * count)
+        drawn = drawn_hex(self._plan, "receipt", *chain.name, count=32 * count)
         receipts = [drawn[at : at + 64] for at in range(0, 64 * count, 64)]
         balances = list(accumulate(chain.amounts))
         hashes = _chain_hashes(receipts, balances)
         first = self._take("owa_ledger", count)
-        head = f"{chain.entity.abn}\t{chain.tax_type}\t{chain.period_id}"
-        uuid = self._uuid_tail
+        where, uuid = chain.where, self._uuid_tail
         columns = zip(
             range(first, first + count),
             chain.amounts,
@@ -160,76 +170,51 @@ class RowWriter:
             chain.times,
             strict=False,
         )
-        block.add(
-            "owa_ledger",
-            [
-                f"{key}\t{head}\t{key:08x}{uuid}\t{amount}\t{balance}\t{receipt}\t{before}"
-                f"\t{after}\t{time}\n"
-                for key, amount, balance, receipt, before, after, time in columns
-            ],
-        )
+        rows["owa_ledger"] += [
+            f"{key}\t{where}\t{key:08x}{uuid}\t{amount}\t{balance}\t{receipt}\t{before}"
+            f"\t{after}\t{time}\n"
+            for key, amount, balance, receipt, before, after, time in columns
+        ]
         return hashes
 
-    def _close_and_issue(
-        self, block: Block, chain: Chain, liability: int, hashes: list[str]
+    def _period(
+        self, rows: Rows, chain: Chain, closing: Closing, states: list[PeriodState]
     ) -> None:
-        vector = anomaly_vector(self._plan, chain.entity, chain.tax_type, chain.period_id)
-        states = close_period(liability, sum(chain.amounts), vector, THRESHOLDS)
-        merkle_root, balance_hash = _merkle_root(hashes), hashes[-1]
-        key = self._take("periods")
-        where = f"{chain.entity.abn}\t{chain.tax_type}\t{chain.period_id}"
-        block.add(
-            "periods",
-            [
-                f"{key}\t{where}\t{states[-1]}\t{liability}\t{sum(chain.amounts)}\t{liability}"
-                f"\t{merkle_root}\t{balance_hash}\t{compact_json(vector)}\t{_THRESHOLDS_JSON}\n"
-            ],
+        cents = closing.liability
+        rows["periods"].append(
+            f"{self._take('periods')}\t{chain.where}\t{states[-1]}\t{cents}\t{cents}\t{cents}"
+            f"\t{closing.merkle_root}\t{closing.balance_hash}\t{compact_json(closing.vector)}"
+            f"\t{_THRESHOLDS_JSON}\n"
         )
         for before, after in pairwise(states):
-            self._audit(block, chain, f"period.{after.lower()}", {"from": before, "to": after})
-        if states[-1] is PeriodState.READY_RPT:
-            payload = self._payload(chain, liability, merkle_root, balance_hash, vector)
-            self._token(block, chain, payload)
+            self._audit(rows, chain, f"period.{after.lower()}", {"from": before, "to": after})
 
-    def _payload(
-        self,
-        chain: Chain,
-        amount: int,
-        merkle_root: str,
-        balance_hash: str,
-        vector: dict[str, float],
-    ) -> dict[str, object]:
+    def _payload(self, chain: Chain, closing: Closing) -> dict[str, object]:
         expiry = (self._issued_at + TOKEN_LIFE).isoformat(timespec="milliseconds")
-        name = (chain.entity.number, chain.tax_type, chain.period_id)
         return {
             "entity_id": chain.entity.abn,
             "period_id": chain.period_id,
             "tax_type": chain.tax_type,
-            "amount_cents": amount,
-            "merkle_root": merkle_root,
-            "running_balance_hash": balance_hash,
-            "anomaly_vector": vector,
+            "amount_cents": closing.liability,
+            "merkle_root": closing.merkle_root,
+            "running_balance_hash": closing.balance_hash,
+            "anomaly_vector": closing.vector,
             "thresholds": THRESHOLDS,
             "rail_id": chain.entity.rail,
             "reference": chain.entity.reference(chain.period_id),
             "expiry_ts": expiry.replace("+00:00", "Z"),
-            "nonce": _nonce(drawn_hex(self._plan, "nonce", *name, count=16)),
+            "nonce": _nonce(drawn_hex(self._plan, "nonce", *chain.name, count=16)),
         }
 
-    def _token(self, block: Block, chain: Chain, payload: dict[str, object]) -> None:
+    def _token(self, rows: Rows, chain: Chain, payload: dict[str, object]) -> None:
         token = issue_token(payload, self._sign)
-        where = f"{chain.entity.abn}\t{chain.tax_type}\t{chain.period_id}"
-        block.add(
-            "rpt_tokens",
-            [
-                f"{self._take('rpt_tokens')}\t{where}\t{token.payload_c14n}\t{token.signature}"
-                f"\tISSUED\t{self._issued_at.isoformat()}\t{token.payload_c14n}"
-                f"\t{token.payload_sha256}\n"
-            ],
+        rows["rpt_tokens"].append(
+            f"{self._take('rpt_tokens')}\t{chain.where}\t{token.payload_c14n}\t{token.signature}"
+            f"\tISSUED\t{self._issued_text}\t{token.payload_c14n}\t{token.payload_sha256}\n"
         )
-        self._audit(block, chain, "rpt.issued", {"payload_sha256": token.payload_sha256})
+        self._audit(rows, chain, "rpt.issued", {"payload_sha256": token.payload_sha256})
 
-    def _audit(self, block: Block, chain: Chain, action: str, what: dict[str, str]) -> None:
+    def _audit(self, rows: Rows, chain: Chain, action: str, what: dict[str, str]) -> None:
         about = {
             "abn": chain.entity.abn,
             "tax_type": chain.tax_type,
@@ -238,12 +223,9 @@ class RowWriter:
         payload_hash = sha256_hex(compact_json({**about, **what}).encode())
         before = self._terminal_hash
         self._terminal_hash = sha256_hex(f"{before}{payload_hash}".encode())
-        block.add(
-            "audit_log",
-            [
-                f"{self._take('audit_log')}\t{self._issued_at.isoformat()}\t{ACTOR}\t{action}"
-                f"\t{payload_hash}\t{before or _NULL}\t{self._terminal_hash}\n"
-            ],
+        rows["audit_log"].append(
+            f"{self._take('audit_log')}\t{self._issued_text}\t{ACTOR}\t{action}\t{payload_hash}"
+            f"\t{before or _NULL}\t{self._terminal_hash}\n"
         )
 
     def _take(self, table: str, count: int = 1) -> int:

@@ -55,6 +55,12 @@ def compress(ids: Iterable[int]) -> list[IdRange]:
     return [one for run in runs(IdRange(each, each) for each in ids) for one in run.ranges]
 
 
+def expand(ranges: Iterable[IdRange]) -> Iterator[int]:
+    """Yield each id of the ranges; the inverse of :func:`compress`."""
+    for one in ranges:
+        yield from range(one.first, one.last + 1)
+
+
 def total(ranges: Iterable[IdRange]) -> int:
     """Return how many ids the ranges hold."""
     return sum(one.size for one in ranges)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..domain.extent import IdRange, Run, runs
@@ -178,7 +178,7 @@ def late_ids(connection: Connection, origin: str) -> list[int]:
 
 def rows(
     connection: Connection, names: Sequence[str], ranges: Iterable[IdRange]
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield ledger rows as lines of COPY text, in the order of ``ranges`` and ids."""
     for run in runs(ranges):
         yield from copied(connection, names, _within(run))

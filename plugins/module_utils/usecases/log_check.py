@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..domain.chain import Chain
-from ..domain.extent import IdRange, compress, shown
+from ..domain.extent import IdRange, compress, expand, shown
 from ..domain.leaf import leaf_hash, leaf_hashes, line
 from ..domain.policy import Policy
 from ..domain.tree import TILE_WIDTH
@@ -149,9 +149,27 @@ def _require_tail(connection: Connection, log: LedgerLog, recorded: LogHead) -> 
         ids = admitted(connection, log.origin, low, high)
         found = leaf_hashes(line(columns), list(rows(connection, columns, ids)))
         if b"".join(found) != log.leaves(low, high, recorded.tree_size):
-            changed: list[IdRange] = ids if len(found) == high - low else []
-            missing: list[IdRange] = [] if changed else ids
-            raise differ(log, "log.rows_differ", changed, missing)
+            raise _tail_differs(connection, log, recorded, low, columns, ids)
+
+
+def _tail_differs(
+    connection: Connection,
+    log: LedgerLog,
+    recorded: LogHead,
+    first: int,
+    columns: tuple[str, ...],
+    ids: list[IdRange],
+) -> ApgmsError:
+    changed, missing = [], []
+    for position, row_id in enumerate(expand(ids), first):
+        found = list(rows(connection, columns, [IdRange(row_id, row_id)]))
+        if not found:
+            missing.append(row_id)
+        elif leaf_hash(line(columns), found[0]) != log.leaves(
+            position, position + 1, recorded.tree_size
+        ):
+            changed.append(row_id)
+    return differ(log, "log.rows_differ", compress(changed), compress(missing))
 
 
 def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> None:

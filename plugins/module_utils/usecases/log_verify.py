@@ -7,6 +7,8 @@ compared row by row, to name what was changed.
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,12 +62,14 @@ def _batches(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[
     for begin, end, columns in column_epochs(connection, log.origin):
         if gone := [name for name in columns if name not in present]:
             raise _column_gone(log, gone)
-        source = rows(connection, columns, admitted(connection, log.origin, begin, end))
+        ranges = admitted(connection, log.origin, begin, end)
         header = line(columns)
-        for first, until in stored:
-            if begin <= first < end:
-                batch = list(islice(source, until - first))
-                yield _Batch(log.segment_key(first, until), header, batch)
+        with contextlib.closing(rows(connection, columns, ranges)) as source:
+            for first, until in stored:
+                if begin <= first < end:
+                    batch = list(islice(source, until - first))
+                    yield _Batch(log.segment_key(first, until), header, batch)
+            deque(source, maxlen=0)  # a COPY must be read to its end
 
 
 def _segments(log: LedgerLog) -> list[tuple[int, int]]:

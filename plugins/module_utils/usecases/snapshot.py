@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from ..domain import checkpoint as notes
 from ..domain.canonical import canonical, sha256_hex
-from ..domain.extent import compress, total
+from ..domain.extent import compress, expand, total
 from ..domain.leaf import leaf_hashes, line
 from ..domain.policy import Policy
 from ..domain.tree import TreeBuilder
@@ -221,13 +221,8 @@ def _work(
             late = compress(late_ids(connection, log.origin)) if head.tree_size else []
             fresh = [] if newest is None else id_ranges(connection, after, newest)
             plan = Plan(tuple(ledger_columns(connection)), (*late, *fresh))
-    late_now = tuple(
-        row_id
-        for one in plan.ranges
-        if after is not None and one.last <= after
-        for row_id in range(one.first, one.last + 1)
-    )
-    return _Work(head, plan, after, late_now, unfinished)
+    below = [one for one in plan.ranges if after is not None and one.last <= after]
+    return _Work(head, plan, after, tuple(expand(below)), unfinished)
 
 
 def _take(
@@ -292,7 +287,8 @@ def _admit(
 ) -> tuple[LogHead, dict[str, Any]]:
     """Store the rows of the plan and the head that covers them."""
     size, plan = work.head.tree_size, work.plan
-    log.put_plan(size, plan)
+    if plan.ranges:
+        log.put_plan(size, plan)
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
     segments = _store_rows(connection, log, plan, builder, namespaces)
@@ -324,9 +320,9 @@ def _store_rows(
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
     header = line(plan.columns)
-    source = rows(connection, plan.columns, plan.ranges)
     segments = []
-    with Background() as background:
+    source = rows(connection, plan.columns, plan.ranges)
+    with contextlib.closing(source), Background() as background:
         for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
             first = builder.size
             leaves = leaf_hashes(header, batch)

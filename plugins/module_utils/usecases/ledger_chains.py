@@ -74,10 +74,16 @@ def check_chains(connection: Connection, names: Sequence[str], scope: Scope) -> 
     return [Deviation(kind, tallies[kind].count, tuple(tallies[kind].ids)) for kind in order]
 
 
+def deviating_rows(connection: Connection, chains: sql.Composable) -> Iterator[tuple[int, str]]:
+    """Yield the rows of some chains that are not valid, each with the kind of its deviation.
+
+    :param chains: a query for their (abn, tax_type, period_id)
+    """
+    yield from _deviating(connection, [_rows(sql.SQL("true"), _of_chains(chains))])
+
+
 def _found(connection: Connection, names: Sequence[str], scope: Scope) -> Iterator[tuple[int, str]]:
-    for row_id, link, previous in _doubtful(connection, scope):
-        for kind in deviations(link, previous):
-            yield row_id, kind
+    yield from _deviating(connection, _checked(connection, scope))
     if "transfer_uuid" in names:
         for row_id in _duplicates(connection, ("transfer_uuid",), scope):
             yield row_id, DUPLICATE_TRANSFER
@@ -85,8 +91,18 @@ def _found(connection: Connection, names: Sequence[str], scope: Scope) -> Iterat
         yield row_id, DUPLICATE_RECEIPT
 
 
-def _doubtful(connection: Connection, scope: Scope) -> Iterator[tuple[int, Link, Link | None]]:
-    for checked in _checked(connection, scope):
+def _deviating(
+    connection: Connection, selections: Iterable[sql.Composable]
+) -> Iterator[tuple[int, str]]:
+    for row_id, link, previous in _doubtful(connection, selections):
+        for kind in deviations(link, previous):
+            yield row_id, kind
+
+
+def _doubtful(
+    connection: Connection, selections: Iterable[sql.Composable]
+) -> Iterator[tuple[int, Link, Link | None]]:
+    for checked in selections:
         query = sql.SQL("COPY ({}) TO STDOUT").format(_not_valid(checked))
         with connection.cursor().copy(query) as copy:
             copy.set_types(["int8", "int8", "int8", "text", "text", "text", "text", "int8"])
@@ -152,9 +168,13 @@ def _rows(wanted: sql.Composable, where: sql.Composable) -> sql.Composable:
 
 
 def _same_chains(where: sql.Composable) -> sql.Composable:
-    return sql.SQL(
-        "(abn, tax_type, period_id) IN (SELECT abn, tax_type, period_id FROM owa_ledger WHERE {})"
-    ).format(where)
+    return _of_chains(
+        sql.SQL("SELECT abn, tax_type, period_id FROM owa_ledger WHERE {}").format(where)
+    )
+
+
+def _of_chains(chains: sql.Composable) -> sql.Composable:
+    return sql.SQL("(abn, tax_type, period_id) IN ({})").format(chains)
 
 
 def _heads(connection: Connection, fresh: sql.Composable, after: int) -> sql.Composable:

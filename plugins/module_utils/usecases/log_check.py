@@ -79,17 +79,23 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
 
 
 def verify_chains_against_leaves(
-    connection: Connection, store: ObjectStore, policy: Policy, chains: Iterable[Chain]
+    connection: Connection,
+    store: ObjectStore,
+    policy: Policy,
+    chains: Iterable[Chain],
+    *,
+    growing: bool = False,
 ) -> None:
     """Verify every ledger row of the chains against its leaf, and that no admitted row is gone.
 
+    :param growing: rows after the log's newest are no fault; no leaf speaks of them yet
     :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``
     """
     log = LedgerLog(store, policy)
     head = log.newest()
     with one_view(connection):
         _require_count(connection, log, head)
-        ids, positions = _places(connection, log, list(chains))
+        ids, positions = _places(connection, log, list(chains), growing)
         differing = compress(_differing(connection, log, head, ids, positions))
     if differing:
         raise differ(log, "log.rows_differ", differing, [])
@@ -188,7 +194,7 @@ def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> Non
 
 
 def _places(
-    connection: Connection, log: LedgerLog, chains: Sequence[Chain]
+    connection: Connection, log: LedgerLog, chains: Sequence[Chain], growing: bool
 ) -> tuple[array[int], array[int]]:
     """Return the ids of the chains' rows, ascending, and their positions."""
     ids, positions, strange = array("q"), array("q"), []
@@ -205,7 +211,7 @@ def _places(
         else:
             ids.append(row_id)
             positions.append(position)
-    if strange:
+    if strange and not growing:
         raise ApgmsError(
             "log.not_admitted",
             "Ledger rows are not in the log yet",

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..domain.chain import Chain
 from ..domain.manifest import Manifest, object_key
 from ..domain.policy import Policy
 from ..domain.receipt import Receipt, verify_receipt
 from ..domain.release_state import State
 from ..errors import ApgmsError
+from ..libraries import sql
 from ..ports.clock import Clock
 from ..ports.object_store import ObjectStore
 from ..ports.schema.migrate import migrate
 from .bundle_files import require_unaltered
 from .journal import Journal
-from .ledger_log import LedgerLog
-from .log_check import require_intact
+from .ledger_chains import deviating_rows
+from .log_check import require_intact, require_manifest_head, verify_chains_against_leaves
 from .manifests import load_manifest
 from .release_acknowledgement import sent_of
 from .release_records import Release, find, open_releases
@@ -99,6 +102,7 @@ def check_release(ports: Ports, stack: str, checksum: str | None) -> ReleaseVerd
         "periods and tokens": lambda: _outcomes(ports.connection, manifest),
         "payouts": lambda: _payouts(ports.connection, manifest),
         "ledger log": lambda: _ledger(ports, manifest),
+        "hash chain": lambda: _chain_rule(ports.connection, manifest),
         "journal": lambda: _journal(ports, stack),
     }
     checks = [_look(name, look) for name, look in looks.items()]
@@ -204,14 +208,26 @@ def _payouts(connection: Connection, manifest: Manifest) -> str:
 
 def _ledger(ports: Ports, manifest: Manifest) -> str:
     head = require_intact(ports.connection, ports.store, ports.policy)
-    log = LedgerLog(ports.store, ports.policy)
-    released = log.head(manifest.ledger.tree_size)
-    if released.root.hex() != manifest.ledger.root:
-        raise _Off(f"at {released.tree_size} rows the log's root is {released.root.hex()}")
-    log.require_prefix(released, head)
+    require_manifest_head(ports.store, ports.policy, manifest.checksum, head)
+    chains = [Chain(*row) for row in ports.connection.execute(_chains(manifest))]
+    verify_chains_against_leaves(ports.connection, ports.store, ports.policy, chains, growing=True)
     return (
-        f"the manifest's {released.tree_size} rows are the beginning of the log's {head.tree_size}"
+        f"the manifest's {manifest.ledger.tree_size} rows are the beginning of the log's"
+        f" {head.tree_size}; the released chains are as admitted"
     )
+
+
+def _chain_rule(connection: Connection, manifest: Manifest) -> str:
+    found = list(islice(deviating_rows(connection, _chains(manifest)), 20))
+    if found:
+        raise _Off("; ".join(f"row {row_id}: {kind}" for row_id, kind in found))
+    return "hashes and balances of the released chains hold, payouts included"
+
+
+def _chains(manifest: Manifest) -> sql.Composed:
+    return sql.SQL(
+        "SELECT abn, tax_type, period_id FROM apgms_release.claim WHERE manifest_sha256 = {}"
+    ).format(sql.Literal(manifest.checksum))
 
 
 def _journal(ports: Ports, stack: str) -> str:

@@ -57,6 +57,11 @@ options:
         32-byte seed or of the 64-byte secret. The policy pins its public key.
     type: path
     required: true
+  progress_file:
+    description:
+      - File that progress is appended to, a line at a time.
+      - On the controller the task shows these lines itself while it runs, and this is not needed.
+    type: path
 extends_documentation_fragment:
   - apgms.release.stack
   - apgms.release.database
@@ -111,6 +116,10 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.clock import (
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.rpt_key import open_rpt_key
+from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
+    Progress,
+    say_into,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_kept
 from ansible_collections.apgms.release.plugins.module_utils.usecases.seed import (
     SeedRequest,
@@ -140,6 +149,7 @@ def act(call: Call) -> Outcome:
             catalog,
             key.sign,
             check_mode=call.check_mode,
+            progress=Progress(say_into(options["progress_file"])),
         )
     result = {
         "rows": seeded.after,
@@ -173,6 +183,7 @@ def main() -> None:
             "periods": {"type": "list", "elements": "str", "required": True},
             "issued_at": {"type": "str"},
             "rates_dir": {"type": "path", "required": True},
+            "progress_file": {"type": "path"},
             "rpt_key": {"type": "path", "required": True, "no_log": False},
         },
     )

@@ -39,6 +39,11 @@ options:
     description: How many mismatches are listed for each rule.
     type: int
     default: 20
+  progress_file:
+    description:
+      - File that progress is appended to, a line at a time.
+      - On the controller the task shows these lines itself while it runs, and this is not needed.
+    type: path
 extends_documentation_fragment:
   - apgms.release.stack
   - apgms.release.database
@@ -109,6 +114,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.check_seed 
     check_seed,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
+    Progress,
+    say_into,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_kept
 from ansible_collections.apgms.release.plugins.module_utils.usecases.seed import require_proto
 
@@ -124,7 +133,8 @@ def act(call: Call) -> Outcome:
         expectation = Expectation(
             options["entities"], options["periods"], catalog.data, policy.rpt_keys
         )
-        checked = check_seed(connection, expectation, limit=options["limit"])
+        progress = Progress(say_into(options["progress_file"]))
+        checked = check_seed(connection, expectation, limit=options["limit"], progress=progress)
     return outcome_of(checked, catalog.rates_version)
 
 
@@ -152,6 +162,7 @@ def main() -> None:
             "entities": {"type": "int", "default": 100},
             "periods": {"type": "list", "elements": "str", "required": True},
             "rates_dir": {"type": "path", "required": True},
+            "progress_file": {"type": "path"},
             "limit": {"type": "int", "default": 20},
         },
     )

@@ -114,7 +114,9 @@ def test_other_entries_of_the_audit_log_are_left_alone(
     for number in range(2):
         with connection.transaction():
             append(connection, "auditor", "verified", {"number": number})
-        seed(connection)
+        seeded = seed(connection)
+        counted = connection.execute("SELECT count(*) FROM audit_log").fetchone()
+        assert counted == (seeded.after["audit_log"],)
     assert check(connection).total == 0
 
 

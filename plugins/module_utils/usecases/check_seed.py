@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..libraries import cryptography_exceptions, ed25519
 from .check_seed_rules import RULES, Rule
+from .progress import Progress
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -69,7 +70,13 @@ class Checked:
         }
 
 
-def check_seed(connection: Connection, expectation: Expectation, *, limit: int) -> Checked:
+def check_seed(
+    connection: Connection,
+    expectation: Expectation,
+    *,
+    limit: int,
+    progress: Progress | None = None,
+) -> Checked:
     """Apply every rule; reads only.
 
     :param limit: how many mismatches are listed for each rule; all are counted
@@ -81,12 +88,14 @@ def check_seed(connection: Connection, expectation: Expectation, *, limit: int) 
         "entities": expectation.entities,
         "periods": list(expectation.period_ids),
     }
+    progress = progress or Progress(lambda line: None)
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for rule in RULES:
             broken = broken_rows(connection, rule, parameters, limit)
             counts[rule.name] = broken[0]
             listed += broken[1]
+            progress.done("Recompute", len(counts), len(RULES) + 1, "rules")
         forged = list(_forged(connection, expectation.rpt_keys))
     counts[SIGNATURE_RULE.name] = len(forged)
     return Checked(counts, listed + forged[:limit])

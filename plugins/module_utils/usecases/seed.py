@@ -15,6 +15,7 @@ from ..errors import ApgmsError
 from ..libraries import sql
 from ..ports.clock import Clock
 from ..ports.database import columns, rehearsal
+from .progress import Progress
 from .seed_load import (
     SOURCE_TABLES,
     Counts,
@@ -61,6 +62,7 @@ def seed_ledger(
     sign: Callable[[bytes], bytes],
     *,
     check_mode: bool,
+    progress: Progress | None = None,
 ) -> Seeded:
     """Fill an empty sandbox ledger; leave one that holds this very seed as it is.
 
@@ -77,13 +79,15 @@ def seed_ledger(
     before = _count(connection)
     occupied = any(count for table, count in before.items() if table != "audit_log")
     plan = _plan(connection, clock, request, catalog, occupied)
+    tell = _teller(progress, plan)
     if occupied:
-        _require_this_seed(connection, plan, sign)
-        after = before
-    elif check_mode:
-        after = count_rows(plan, sign)
+        _require_this_seed(connection, plan, sign, tell)
+        return Seeded(plan.issued_at, before, before)
+    if check_mode:
+        added = count_rows(plan, sign, tell)
     else:
-        after = load_ledger(connection, plan, sign, sources=True)
+        added = load_ledger(connection, plan, sign, sources=True, progress=tell)
+    after = {table: count + added[table] for table, count in before.items()}
     return Seeded(plan.issued_at, before, after)
 
 
@@ -136,7 +140,18 @@ def _count(connection: Connection) -> Counts:
     return counts
 
 
-def _require_this_seed(connection: Connection, plan: Plan, sign: Callable[[bytes], bytes]) -> None:
+def _teller(progress: Progress | None, plan: Plan) -> Callable[[int], None]:
+    if progress is None:
+        return lambda entities: None
+    return lambda entities: progress.done("Seed", entities, plan.entities, "entities")
+
+
+def _require_this_seed(
+    connection: Connection,
+    plan: Plan,
+    sign: Callable[[bytes], bytes],
+    tell: Callable[[int], None],
+) -> None:
     """Make the rows of ``plan`` anew beside the tables and compare; all of it is rolled back."""
     with rehearsal(connection):
         connection.execute(SOURCE_TABLES)
@@ -145,7 +160,7 @@ def _require_this_seed(connection: Connection, plan: Plan, sign: Callable[[bytes
             connection.execute(_statement(_MAKE_EXPECTED, table, target))
         first_entry, terminal_hash = _audit_start(connection)
         first_ids = {**dict.fromkeys(LEDGER_COLUMNS, 1), "audit_log": first_entry}
-        copy_rows(connection, RowWriter(plan, sign, first_ids, terminal_hash), targets)
+        copy_rows(connection, RowWriter(plan, sign, first_ids, terminal_hash), targets, tell)
         found = {
             table: (
                 _left_over(connection, table, _MISSING, target),

@@ -97,11 +97,15 @@ def copy_rows(
     return counts
 
 
-def count_rows(plan: Plan, sign: Callable[[bytes], bytes]) -> Counts:
+def count_rows(
+    plan: Plan, sign: Callable[[bytes], bytes], progress: Callable[[int], None]
+) -> Counts:
     """Return how many rows ``plan`` makes, by table, without a database."""
     counts: Counter[str] = Counter()
-    for rows in RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), "").rows():
+    writer = RowWriter(plan, sign, dict.fromkeys(LEDGER_COLUMNS, 1), "")
+    for done, rows in enumerate(writer.rows(), start=1):
         counts.update({table: len(lines) for table, lines in rows.items()})
+        progress(done)
     return dict(counts)
 
 

@@ -105,6 +105,8 @@ class Actor:
 
     def run(self) -> dict[str, Any]:
         """Let it run to its end; return its result."""
+        if self.at is not None:
+            self.order()
         while self.wait() and self.result is None:
             self.order()
         if self.result is None:

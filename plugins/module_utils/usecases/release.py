@@ -84,7 +84,7 @@ def release(order: Order, ports: Ports) -> Released:
 
     :raises ApgmsError: ``release.not_finished`` where the time limit or the window ended first;
         ``lease.*``, ``journal.*``, ``release.*``, ``receipt.*``, ``gateway.*``, ``window.*``,
-        ``approval.*``, ``ledger.*``, ``manifest.*``
+        ``approval.*``, ``log.*``, ``manifest.*``
     """
     manifest, finished = _look_up(order, ports)
     if finished:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..domain.canonical import sha256_hex
-from ..domain.manifest import Manifest, object_key
+from ..domain.manifest import Manifest
 from ..domain.policy import Policy
 from ..domain.receipt import Receipt, Rejection, Sent, verify_receipt
 from ..domain.release_state import State
@@ -68,7 +68,7 @@ def stored_receipt(context: Context, release: Release, manifest: Manifest) -> by
 
     A database restored from a backup has forgotten it.
     """
-    for key in context.store.keys(object_key(manifest.checksum, "receipts/")):
+    for key in context.store.keys(f"receipts/{manifest.checksum}/"):
         document = read(context.store, key)
         try:
             _verify(context, release, manifest, document, key)
@@ -93,7 +93,7 @@ def record_receipt(
     except ApgmsError as error:
         _refuse(context, release, document, error)
         raise
-    key = object_key(release.manifest_sha256, f"receipts/{sha256_hex(document)}.json")
+    key = f"receipts/{release.manifest_sha256}/{sha256_hex(document)}.json"
     context.steps.run("release.put_receipt", lambda: context.store.put_new(key, document))
     return _acknowledge(context, release, receipt, document)
 

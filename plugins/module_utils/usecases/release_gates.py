@@ -130,7 +130,7 @@ def require_approved(context: Context, manifest: Manifest) -> list[Signed]:
 def require_ledger(context: Context, manifest: Manifest) -> None:
     """Refuse where the ledger is not what the manifest's checkpoint says of the released chains.
 
-    :raises ApgmsError: ``ledger.*``, ``release.ledger_shorter``
+    :raises ApgmsError: ``log.*``, ``release.ledger_shorter``
     """
     head = require_intact(context.connection, context.store, context.policy)
     if head.tree_size < manifest.ledger.tree_size:

@@ -65,7 +65,7 @@ def intend(context: Context, manifest: Manifest, body: Body) -> Release:
     """Commit the intent of a release that has none.
 
     :raises ApgmsError: ``release.other_open``, ``release.claimed``, ``release.bundle_altered``,
-        ``release.rows_changed``, ``release.unrecordable``, ``ledger.*`` and those of the gates
+        ``release.rows_changed``, ``release.unrecordable``, ``log.*`` and those of the gates
     """
 
     def commit() -> Release:

@@ -87,9 +87,9 @@ def manifests(world: World, rng: random.Random, count: int) -> Iterator[str | No
             else:
                 changed = bytes_of(mutate_document(rng, document))
         if rng.random() < 0.3:
-            yield reason_of(lambda c=changed: parse_manifest(c, where="case", checksum=checksum))
+            yield reason_of(partial(parse_manifest, changed, where="case", checksum=checksum))
         else:
-            yield reason_of(lambda c=changed: require_approved(c))
+            yield reason_of(partial(require_approved, changed))
 
 
 def flags(world: World, rng: random.Random, count: int) -> Iterator[str | None]:

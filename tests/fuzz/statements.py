@@ -107,7 +107,7 @@ def uses(world: World, rng: random.Random, count: int) -> Iterator[str | None]:
 
 def permits(world: World, rng: random.Random, count: int) -> Iterator[str | None]:
     """Overrides of other windows, without a reason, or with members of another kind."""
-    asked = {"release_window": "202603020000"}
+    asked: dict[str, str | None] = {"release_window": "202603020000"}
     for _ in range(count):
         document = world.statement("override", "approver", subject=dict(asked))
         wrong = rng.randrange(3)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
 from ansible_collections.apgms.release.plugins.module_utils.domain.policy import (
@@ -27,6 +30,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_verify 
 )
 from services.keys import Keys, make_keys, policy_document
 from services.loader import load
+from tests.conftest import SHARED
 
 Connection = psycopg.Connection[tuple[object, ...]]
 ENTITIES = 5
@@ -134,7 +138,11 @@ SECOND = (
         (
             "UPDATE owa_ledger SET hash_after = NULL WHERE abn = (SELECT abn FROM periods"
             " WHERE id = 1) AND tax_type = (SELECT tax_type FROM periods WHERE id = 1)",
-            {"rpt.ledger_hash": 1},
+            {"rpt.ledger_hash": 1, "rpt.ledger_chain": 1},
+        ),
+        (
+            "UPDATE owa_ledger SET amount_cents = amount_cents + 1 WHERE id = 1",
+            {"rpt.ledger_chain": 1},
         ),
         ("DELETE FROM owa_ledger", {"rpt.ledger_hash": ROWS}),
         (SECOND, {"rpt.second_token": 2, "rpt.nonce": 2}),
@@ -248,3 +256,37 @@ def test_without_what_is_needed_nothing_is_judged(
     with pytest.raises(ApgmsError) as caught:
         verify(connection, policy)
     assert caught.value.reason == reason
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared vectors here")
+def test_a_real_token_and_its_ledger(connection: Connection, policy: Policy) -> None:
+    file = json.loads((SHARED / "vectors/evidence_12345678901_2025-09_GST.json").read_text())
+    key = [file["meta"][name] for name in ("abn", "taxType", "periodId")]
+    connection.execute("UPDATE periods SET state = 'RELEASED'")
+    period = {**file["period"], "state": "READY_RPT"}
+    connection.execute(
+        "INSERT INTO periods (abn, tax_type, period_id, state, accrued_cents,"
+        " credited_to_owa_cents, final_liability_cents, merkle_root, running_balance_hash,"
+        " anomaly_vector, thresholds) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [*key, *(Jsonb(one) if isinstance(one, dict) else one for one in period.values())],
+    )
+    for row in file["owa_ledger"][:3]:
+        connection.execute(
+            "INSERT INTO owa_ledger (abn, tax_type, period_id, transfer_uuid, amount_cents,"
+            " balance_after_cents, bank_receipt_hash, prev_hash, hash_after, created_at)"
+            " VALUES (%s, %s, %s, gen_random_uuid(), %s, %s, %s, %s, %s, %s)",
+            [*key, *list(row.values())[1:]],
+        )
+    connection.execute(
+        "INSERT INTO rpt_tokens (abn, tax_type, period_id, payload, signature, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        [*key, Jsonb(file["rpt"]["payload"]), file["rpt"]["signature"], file["rpt"]["created_at"]],
+    )
+    patient = dataclasses.replace(policy, max_token_age_seconds=10**9, rpt_keys={})
+    verdict, _ = verify(connection, patient)
+    assert dict(verdict.reasons) == {
+        "rpt.no_key": 1, "rpt.ledger_hash": 1, "rpt.ledger_chain": 1,
+    }  # fmt: skip
+    found = " ".join(verdict.invalid[0]["findings"])
+    assert "unverifiable: no key" in found
+    assert "null_hash in 3" in found

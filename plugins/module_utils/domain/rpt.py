@@ -61,6 +61,8 @@ class Period:
     """Both None where the table has no such columns."""
     ledger_hash: str | None
     """``hash_after`` of the period's last ledger row."""
+    deviations: str | None = None
+    """How rows of the period's ledger deviate from the chain rule, where any do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ def _period_findings(payload: Mapping[str, Any], period: Period) -> Iterator[Fin
     elif payload["running_balance_hash"] != period.ledger_hash:
         evidence = f"token {payload['running_balance_hash']}, ledger {period.ledger_hash}"
         yield Finding("rpt.ledger_hash", evidence)
+    if period.deviations:
+        yield Finding("rpt.ledger_chain", f"ledger rows deviate: {period.deviations}")
 
 
 def _epsilon(*thresholds: Any) -> Any:

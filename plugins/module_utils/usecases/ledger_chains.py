@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..domain.chain import DUPLICATE_RECEIPT, DUPLICATE_TRANSFER, KINDS, Link, deviations
+from ..domain.chain import DUPLICATE_RECEIPT, DUPLICATE_TRANSFER, KINDS, Chain, Link, deviations
 from ..domain.extent import IdRange
 from ..libraries import sql
 from .ledger_rows import TABLE
@@ -74,8 +74,10 @@ def check_chains(connection: Connection, names: Sequence[str], scope: Scope) -> 
     return [Deviation(kind, tallies[kind].count, tuple(tallies[kind].ids)) for kind in order]
 
 
-def deviating_rows(connection: Connection, chains: sql.Composable) -> Iterator[tuple[int, str]]:
-    """Yield the rows of some chains that are not valid, each with the kind of its deviation.
+def deviating_rows(
+    connection: Connection, chains: sql.Composable
+) -> Iterator[tuple[Chain, int, str]]:
+    """Yield the rows of some chains that are not valid: chain, id, and the kind of the deviation.
 
     :param chains: a query for their (abn, tax_type, period_id)
     """
@@ -83,7 +85,8 @@ def deviating_rows(connection: Connection, chains: sql.Composable) -> Iterator[t
 
 
 def _found(connection: Connection, names: Sequence[str], scope: Scope) -> Iterator[tuple[int, str]]:
-    yield from _deviating(connection, _checked(connection, scope))
+    for _chain, row_id, kind in _deviating(connection, _checked(connection, scope)):
+        yield row_id, kind
     if "transfer_uuid" in names:
         for row_id in _duplicates(connection, ("transfer_uuid",), scope):
             yield row_id, DUPLICATE_TRANSFER
@@ -93,26 +96,25 @@ def _found(connection: Connection, names: Sequence[str], scope: Scope) -> Iterat
 
 def _deviating(
     connection: Connection, selections: Iterable[sql.Composable]
-) -> Iterator[tuple[int, str]]:
-    for row_id, link, previous in _doubtful(connection, selections):
+) -> Iterator[tuple[Chain, int, str]]:
+    for chain, row_id, link, previous in _doubtful(connection, selections):
         for kind in deviations(link, previous):
-            yield row_id, kind
+            yield chain, row_id, kind
 
 
 def _doubtful(
     connection: Connection, selections: Iterable[sql.Composable]
-) -> Iterator[tuple[int, Link, Link | None]]:
+) -> Iterator[tuple[Chain, int, Link, Link | None]]:
     for checked in selections:
         query = sql.SQL("COPY ({}) TO STDOUT").format(_not_valid(checked))
         with connection.cursor().copy(query) as copy:
-            copy.set_types(["int8", "int8", "int8", "text", "text", "text", "text", "int8"])
-            for row in copy.rows():
-                row_id, amount, balance, receipt, prev, after, before_hash, before_balance = row
+            copy.set_types(["text"] * 3 + ["int8"] * 3 + ["text"] * 4 + ["int8"])
+            for *key, row_id, amount, balance, receipt, prev, after, old_hash, old in copy.rows():
                 link = Link(amount, balance, receipt, prev, after)
                 previous = None
-                if before_balance is not None:
-                    previous = Link(0, before_balance, None, None, before_hash)
-                yield row_id, link, previous
+                if old is not None:
+                    previous = Link(0, old, None, None, old_hash)
+                yield Chain(*key), row_id, link, previous
 
 
 def _not_valid(checked: sql.Composable) -> sql.Composable:
@@ -121,10 +123,10 @@ def _not_valid(checked: sql.Composable) -> sql.Composable:
     Sums that could leave 64 bits are taken in numeric.
     """
     return sql.SQL("""
-        SELECT id, amount_cents, balance_after_cents, bank_receipt_hash, prev_hash, hash_after,
-               before_hash, before_balance
-        FROM (SELECT id, amount_cents, balance_after_cents, bank_receipt_hash, prev_hash,
-                     hash_after, wanted,
+        SELECT abn, tax_type, period_id, id, amount_cents, balance_after_cents, bank_receipt_hash,
+               prev_hash, hash_after, before_hash, before_balance
+        FROM (SELECT abn, tax_type, period_id, id, amount_cents, balance_after_cents,
+                     bank_receipt_hash, prev_hash, hash_after, wanted,
                      lag(hash_after) OVER chain AS before_hash,
                      lag(balance_after_cents) OVER chain AS before_balance
               FROM ({}) AS checked

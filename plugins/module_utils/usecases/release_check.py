@@ -220,7 +220,7 @@ def _ledger(ports: Ports, manifest: Manifest) -> str:
 def _chain_rule(connection: Connection, manifest: Manifest) -> str:
     found = list(islice(deviating_rows(connection, _chains(manifest)), 20))
     if found:
-        raise _Off("; ".join(f"row {row_id}: {kind}" for row_id, kind in found))
+        raise _Off("; ".join(f"row {row_id}: {kind}" for _chain, row_id, kind in found))
     return "hashes and balances of the released chains hold, payouts included"
 
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..domain.chain import Chain
 from ..domain.policy import Policy
 from ..domain.rpt import USABLE, Checked, Period, Rules, Token, check, load_keys
 from ..errors import ApgmsError
 from ..libraries import psycopg, sql
 from ..ports.database import columns
+from .ledger_chains import deviating_rows
+from .progress import Progress
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
@@ -28,7 +31,10 @@ _REQUIRED = {
     "periods": (
         "abn", "tax_type", "period_id", "state", "final_liability_cents", "credited_to_owa_cents",
     ),
-    "owa_ledger": ("id", "abn", "tax_type", "period_id", "hash_after"),
+    "owa_ledger": (
+        "id", "abn", "tax_type", "period_id", "amount_cents", "balance_after_cents",
+        "bank_receipt_hash", "prev_hash", "hash_after",
+    ),
 }  # fmt: skip
 _TOKEN_OPTIONAL = ("nonce", "kid", "rates_version", "expires_at")
 _PERIOD_OPTIONAL = ("merkle_root", "running_balance_hash")
@@ -113,6 +119,7 @@ def verify_rows(
     *,
     sink: Callable[[Checked], None] | None = None,
     limit: int = LIMIT,
+    progress: Progress | None = None,
 ) -> RptVerdict:
     """Verify every RPT row in the order of a bundle; hand each valid one to ``sink``.
 
@@ -133,9 +140,12 @@ def verify_rows(
     verdict = RptVerdict(columns_absent=_absent(present))
     verdict.left_out = _left_out(connection)
     verdict.without_token = _without_token(connection)
-    for token, period in _candidates(connection, present):
+    expected = _ready(connection)
+    for token, period in _candidates(connection, present, _deviations(connection)):
         checked = check(token, period, rules)
         _count(verdict, checked, limit)
+        if progress is not None:
+            progress.done("Verify", verdict.total, expected, "RPTs")
         if sink is not None and not checked.findings:
             sink(checked)
     return verdict
@@ -194,8 +204,24 @@ def _absent(present: dict[str, frozenset[str]]) -> list[str]:
     ]
 
 
+def _ready(connection: Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM periods WHERE state = 'READY_RPT'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _deviations(connection: Connection) -> dict[Chain, Counter[str]]:
+    """Return how the ledger rows of the candidate periods deviate from the chain rule."""
+    found: dict[Chain, Counter[str]] = {}
+    chains = sql.SQL("SELECT abn, tax_type, period_id FROM periods WHERE state = 'READY_RPT'")
+    for chain, _row_id, kind in deviating_rows(connection, chains):
+        found.setdefault(chain, Counter())[kind] += 1
+    return found
+
+
 def _candidates(
-    connection: Connection, present: dict[str, frozenset[str]]
+    connection: Connection,
+    present: dict[str, frozenset[str]],
+    deviations: dict[Chain, Counter[str]],
 ) -> Iterator[tuple[Token, Period]]:
     query = sql.SQL(_CANDIDATES).format(
         token_columns=_selected("t", _READ_WHERE_PRESENT["rpt_tokens"], present["rpt_tokens"]),
@@ -203,7 +229,9 @@ def _candidates(
     )
     cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
     for row in cursor.stream(query, {"usable": list(USABLE)}, size=_ROWS_A_FETCH):
-        yield _token(row), _period(row)
+        token = _token(row)
+        deviating = deviations.get(Chain(token.abn, token.tax_type, token.period_id))
+        yield token, _period(row, deviating)
 
 
 def _token(row: dict[str, Any]) -> Token:
@@ -224,7 +252,7 @@ def _token(row: dict[str, Any]) -> Token:
     )
 
 
-def _period(row: dict[str, Any]) -> Period:
+def _period(row: dict[str, Any], deviating: Counter[str] | None) -> Period:
     return Period(
         final_liability_cents=row["final_liability_cents"],
         credited_to_owa_cents=row["credited_to_owa_cents"],
@@ -232,7 +260,12 @@ def _period(row: dict[str, Any]) -> Period:
         anomaly_vector=row.get("anomaly_vector"),
         thresholds=row.get("thresholds"),
         ledger_hash=row["ledger_hash"],
+        deviations=None if deviating is None else _shown(deviating),
     )
+
+
+def _shown(deviating: Counter[str]) -> str:
+    return ", ".join(f"{kind} in {count}" for kind, count in deviating.items())
 
 
 def _selected(alias: str, names: tuple[str, ...], present: frozenset[str]) -> sql.Composed:
@@ -240,11 +273,13 @@ def _selected(alias: str, names: tuple[str, ...], present: frozenset[str]) -> sq
     return sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(alias, name)) for name in found)
 
 
-# The last ledger rows come from one hash aggregate: deployments index the chain or do not.
+# The last ledger rows come from one aggregate: deployments index the chain or do not.
 _CANDIDATES = """
 WITH last_row AS (
     SELECT l.abn, l.tax_type, l.period_id, l.hash_after FROM owa_ledger l
-    JOIN (SELECT max(id) AS id FROM owa_ledger GROUP BY abn, tax_type, period_id) m USING (id)
+    JOIN (SELECT max(o.id) AS id FROM owa_ledger o
+          JOIN periods p USING (abn, tax_type, period_id) WHERE p.state = 'READY_RPT'
+          GROUP BY abn, tax_type, period_id) m USING (id)
 ), repeated AS (
     SELECT payload->>'nonce' AS nonce FROM rpt_tokens
     WHERE payload->>'nonce' IS NOT NULL GROUP BY 1 HAVING count(*) > 1

@@ -159,7 +159,7 @@ class Demo:
             row = connection.execute(
                 "SELECT manifest_sha256 FROM apgms_release.bundle"
                 " WHERE %(id)s::text IS NULL OR submission_id = %(id)s"
-                " ORDER BY built_at DESC LIMIT 1",
+                " ORDER BY frozen_at DESC LIMIT 1",
                 {"id": submission_id},
             ).fetchone()
         if row is None:

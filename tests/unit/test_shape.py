@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+
 from ansible_collections.apgms.release.plugins.module_utils.domain.shape import (
     CENTS,
     MapOf,

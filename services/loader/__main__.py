@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
@@ -57,13 +56,9 @@ def _options() -> argparse.Namespace:
         "--rpt-key", type=Path, required=True, help="issuer's Ed25519 seed in base64"
     )
     parser.add_argument(
-        "--issued-at", type=_time, help="when the tokens are issued, ISO 8601 with zone; now"
+        "--issued-at", type=parse_utc, help="when the tokens are issued, ISO 8601 with zone; now"
     )
     return parser.parse_args()
-
-
-def _time(text: str) -> datetime:
-    return parse_utc(text)
 
 
 if __name__ == "__main__":

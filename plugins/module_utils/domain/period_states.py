@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""The states of an APGMS period, and which may follow which."""
+"""The states of an APGMS period, and how closing one walks through them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,13 @@ from .anomaly import anomalies
 
 
 class PeriodState(StrEnum):
-    """A state as ``periods.state`` holds it."""
+    """A state as ``periods.state`` holds it, up to the token; a release comes after."""
 
     OPEN = "OPEN"
     CLOSING = "CLOSING"
     READY_RPT = "READY_RPT"
     BLOCKED_DISCREPANCY = "BLOCKED_DISCREPANCY"
     BLOCKED_ANOMALY = "BLOCKED_ANOMALY"
-    RELEASED = "RELEASED"
-    FINALIZED = "FINALIZED"
-
-
-NEXT: Mapping[PeriodState, tuple[PeriodState, ...]] = {
-    PeriodState.OPEN: (PeriodState.CLOSING,),
-    PeriodState.CLOSING: (
-        PeriodState.READY_RPT,
-        PeriodState.BLOCKED_DISCREPANCY,
-        PeriodState.BLOCKED_ANOMALY,
-    ),
-    PeriodState.READY_RPT: (PeriodState.RELEASED,),
-    PeriodState.RELEASED: (PeriodState.FINALIZED,),
-    PeriodState.BLOCKED_DISCREPANCY: (),
-    PeriodState.BLOCKED_ANOMALY: (),
-    PeriodState.FINALIZED: (),
-}
 
 
 def close_period(

@@ -262,16 +262,17 @@ def _payroll_lines(entity: Entity, calendar: Calendar) -> list[str]:
 
 def _trade_lines(entity: Entity, calendar: Calendar, made: list[Sale]) -> list[str]:
     head = f"{entity.abn}\t{calendar.period_id}"
-    sold = Counter(sale.item for sale in made)
+    counts = Counter(sale.item.number for sale in made)
+    sold = [(item, counts[item.number]) for item in entity.price_list if counts[item.number]]
     sales = [
         f"{head}\t{item.number}\tsale\t{item.code}\t{item.price_cents}\t{item.gst_cents}"
         f"\t{quantity}\n"
-        for item, quantity in sorted(sold.items())
+        for item, quantity in sold
     ]
     purchases = [
         f"{head}\t{item.number}\tpurchase\tGST\t{item.purchase_cents}\t{item.purchase_gst_cents}"
         f"\t{quantity}\n"
-        for item, quantity in sorted(sold.items())
+        for item, quantity in sold
         if item.purchase_cents
     ]
     return sales + purchases

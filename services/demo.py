@@ -8,6 +8,7 @@ was started is stopped again. Evidence, logs and keys lie below build/demo.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -119,7 +121,6 @@ class Demo:
                 "approve_kind": kind,
                 "approve_signer": principal,
                 "approve_key": str(self.stacks.keys(stack).person(principal)),
-                "approve_statements": str(self.stacks.root / "prod" / "statements"),
                 "approve_confirm": manifest,
             },
         )
@@ -151,6 +152,15 @@ class Demo:
         extra = {"rollback_plan_sha256": digest[1] or digest[0], "rollback_reason": "demo"}
         self.play("rollback", stack="prod", env=env, extra=extra)
         self.play("ledger_check", stack="prod")
+
+    def accepted_once(self, *manifests: str) -> None:
+        """Ask the gateway itself how much it accepted."""
+        gateway = self.stacks.up()["processes"]["gateway-prod"]["admin_url"]
+        with urllib.request.urlopen(f"{gateway}/counters", timeout=10) as answer:  # noqa: S310
+            accepted = json.load(answer)["accepted"]
+        if accepted != len(manifests):
+            raise DemoError(f"the gateway accepted {accepted} submissions, not {len(manifests)}")
+        print(f"    found    The gateway accepted {accepted} submissions, each of them once")
 
     def manifest(self, stack: str, submission_id: str | None = None) -> str:
         """Return the manifest checksum of the stack's newest bundle, or of a submission."""

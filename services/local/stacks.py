@@ -60,7 +60,7 @@ class LocalStacks:
             publish(self.store(stack), SHIPPED)
             name = f"gateway-{stack}"
             if not _alive(services["processes"].get(name)):
-                services["processes"][name] = {"pid": self._start_gateway(stack, port)}
+                services["processes"][name] = self._start_gateway(stack, port)
             self._write(services)
         return services
 
@@ -116,16 +116,21 @@ class LocalStacks:
             )
             write_policy(self.keys(stack), folder, document)
 
-    def _start_gateway(self, stack: str, port: int) -> int:
-        log_path = self.root / stack / "gateway.log"
+    def _start_gateway(self, stack: str, port: int) -> dict[str, Any]:
+        """Start the gateway; return its process id and addresses."""
+        folder = self.root / stack
+        ready = folder / "gateway.ready.json"
+        ready.unlink(missing_ok=True)
+        log_path = folder / "gateway.log"
         with log_path.open("ab") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "services.gateway"),
+                    *(sys.executable, "-m", "services.gateway", "--admin"),
                     *("--environment", ENVIRONMENTS[stack]),
                     *("--port", str(port)),
                     *("--key", str(self.keys(stack).gateway_key)),
-                    *("--state", str(self.root / stack / "gateway.state")),
+                    *("--state", str(folder / "gateway.state")),
+                    *("--ready-file", str(ready)),
                 ],
                 stdout=log,
                 stderr=log,
@@ -133,8 +138,13 @@ class LocalStacks:
                 start_new_session=True,
                 cwd=Path(__file__).resolve().parents[2],
             )
-        _wait_for_port(port, process, log_path)
-        return process.pid
+        deadline = time.monotonic() + START_SECONDS
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"The gateway did not start on port {port}. Why: see {log_path}.")
+            time.sleep(0.05)
+        started: dict[str, Any] = json.loads(ready.read_text())
+        return started
 
 
 def _source_revision() -> str:
@@ -150,16 +160,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"The gateway did not start on port {port}. Why: see {log}.")
 
 
 def _alive(process: dict[str, Any] | None) -> bool:

@@ -157,10 +157,12 @@ class Demo:
         """Ask the gateway itself how much it accepted."""
         gateway = self.stacks.up()["processes"]["gateway-prod"]["admin_url"]
         with urllib.request.urlopen(f"{gateway}/counters", timeout=10) as answer:  # noqa: S310
-            accepted = json.load(answer)["accepted"]
-        if accepted != len(manifests):
-            raise DemoError(f"the gateway accepted {accepted} submissions, not {len(manifests)}")
-        print(f"    found    The gateway accepted {accepted} submissions, each of them once")
+            count = json.load(answer)
+        expected = len(manifests)
+        once = count["rows_accepted_more_than_once"] == 0
+        if count["accepted_submissions"] != expected or not once:
+            raise DemoError(f"the gateway accepted {count}, not {expected} submissions once each")
+        print(f"    found    The gateway accepted {expected} submissions, and no RPT twice")
 
     def manifest(self, stack: str, submission_id: str | None = None) -> str:
         """Return the manifest checksum of the stack's newest bundle, or of a submission."""

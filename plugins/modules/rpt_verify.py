@@ -82,6 +82,27 @@ options:
     description: How many invalid rows are listed; their total is always told.
     type: int
     default: 50
+  site_rules:
+    description:
+      - Rules of the site over the manifest; nothing is frozen where one is broken.
+      - A rule holds when its expression yields V(true) and nothing else.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the rule.
+        type: str
+        required: true
+      expression:
+        description: A JMESPath expression. Amounts are decimal strings of cents.
+        type: str
+        required: true
+  progress_file:
+    description:
+      - File that progress is appended to, a line at a time.
+      - On the controller the task shows these lines itself while it runs, and this is not needed.
+    type: path
 extends_documentation_fragment:
   - apgms.release.stack
   - apgms.release.database
@@ -89,6 +110,7 @@ extends_documentation_fragment:
   - apgms.release.policy
 requirements:
   - cryptography
+  - jmespath (for O(site_rules))
 """
 
 EXAMPLES = r"""
@@ -150,6 +172,12 @@ frozen_before:
   description: Whether the bundle stood already and was taken as it is.
   returned: when no row is invalid
   type: bool
+site_rules:
+  description: What each rule of the site found in the manifest.
+  returned: always, also when a rule is broken
+  type: list
+  elements: dict
+  sample: [{name: something to release, holds: true, found: true}]
 fetched:
   description: Files of the bundle that this controller lacked and took from the object store.
   returned: when no row is invalid
@@ -178,6 +206,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.flags import 
     Inventory,
     resolve,
 )
+from ansible_collections.apgms.release.plugins.module_utils.domain.site_rules import (
+    parse_site_rules,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
     connect,
@@ -191,7 +222,12 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
+    Progress,
+    say_into,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_bundle import (
+    SITE_RULES,
     Bundle,
     Order,
     Ports,
@@ -217,6 +253,7 @@ def act(call: Call) -> Outcome:
             manifest_signer=open_signer(options["manifest_key"], "ecdsa-p256"),
             log_signer=open_signer(options["log_key"], "ed25519"),
             clock=DatabaseClock(connection),
+            progress=Progress(say_into(options["progress_file"])),
         )
         bundle = build_bundle(_order(options), ports)
     return outcome_of(bundle, Path(options["bundle_dir"]))
@@ -237,13 +274,21 @@ def _order(options: dict[str, Any]) -> Order:
         rates_dir=Path(options["rates_dir"]),
         approved_rates_version=options["approved_rates_version"] or None,
         limit=options["limit"],
+        site_rules=parse_site_rules(
+            ((rule["name"], rule["expression"]) for rule in options["site_rules"]), SITE_RULES
+        ),
         statements_dir=options["statements"] or "",
         operator=options["operator"],
     )
 
 
 def outcome_of(bundle: Bundle, folder: Path) -> Outcome:
-    result: dict[str, Any] = {"verdict": bundle.verdict.as_dict() if bundle.verdict else None}
+    result: dict[str, Any] = {
+        "verdict": bundle.verdict.as_dict() if bundle.verdict else None,
+        "site_rules": [
+            {"name": one.rule.name, "holds": one.holds, "found": one.found} for one in bundle.site
+        ],
+    }
     if bundle.manifest is None:
         return Outcome(False, result, failure=bundle.failure)
     checksum = bundle.manifest.checksum
@@ -260,6 +305,10 @@ def outcome_of(bundle: Bundle, folder: Path) -> Outcome:
 
 
 def main() -> None:
+    rule = {
+        "name": {"type": "str", "required": True},
+        "expression": {"type": "str", "required": True},
+    }
     run_module(
         act,
         {
@@ -280,6 +329,8 @@ def main() -> None:
             "manifest_key": {"type": "path", "required": True, "no_log": False},
             "log_key": {"type": "path", "required": True, "no_log": False},
             "limit": {"type": "int", "default": 50},
+            "site_rules": {"type": "list", "elements": "dict", "default": [], "options": rule},
+            "progress_file": {"type": "path"},
         },
         required_if=[("purpose", "rehearsal", ["statements"])],
     )

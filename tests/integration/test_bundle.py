@@ -20,6 +20,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.manifest impo
     object_key,
     parse_manifest,
 )
+from ansible_collections.apgms.release.plugins.module_utils.domain.site_rules import SiteRule
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
@@ -46,6 +47,7 @@ from services.keys import Keys, make_keys, policy_document, write_policy
 from services.loader import load
 from services.rates.__main__ import SHIPPED
 from tests.conftest import fresh_database
+from tests.module_process import run_module
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 PERIOD = "2025-09"
@@ -362,3 +364,68 @@ def test_the_second_of_two_builders_takes_the_first_one_s_bundle(
         second = build_bundle(order, late)
     assert second.manifest == first[0].manifest
     assert not second.built
+
+
+@pytest.mark.parametrize(
+    ("expression", "holds"),
+    [("batch_total > `0`", True), ("batch_total > `6`", False), ("batchTotal", False)],
+)
+def test_a_rule_of_the_site_over_the_manifest(
+    order: Order, ports: Ports, tmp_path: Path, expression: str, holds: bool
+) -> None:
+    rules = [SiteRule("size", expression)]
+    bundle = build_bundle(dataclasses.replace(order, site_rules=rules), ports)
+    assert (bundle.built, bundle.failure is None) == (holds, holds)
+    assert (tmp_path / "bundles").exists() == holds
+    if not holds:
+        assert bundle.failure is not None
+        assert "size yields" in bundle.failure
+
+
+def test_a_rule_that_a_frozen_manifest_breaks_fails_but_changes_nothing(
+    order: Order, ports: Ports, tmp_path: Path
+) -> None:
+    build_bundle(order, ports)
+    before = contents(tmp_path)
+    rules = [SiteRule("never", "`false`")]
+    again = build_bundle(dataclasses.replace(order, site_rules=rules), ports)
+    assert again.failure is not None
+    assert again.difference[0] == again.difference[1]
+    assert contents(tmp_path) == before
+
+
+def test_the_module_builds_predicts_and_is_idempotent(
+    order: Order, own_ports: Ports, keys: Keys, tmp_path: Path
+) -> None:
+    options = {
+        "stack": "prod",
+        "flags": {"SEED": 0, "SMOKE": "no", "DRY_RUN": False},
+        "submission_id": "sub-1",
+        "release_window": "202510201000",
+        "source_revision": "4f2a",
+        "rates_dir": str(tmp_path / "rates"),
+        "bundle_dir": str(tmp_path / "bundles"),
+        "manifest_key": str(keys.manifest_key),
+        "log_key": str(keys.log_key),
+        "database_url": own_ports.connection.info.dsn,
+        "object_store": own_ports.store.url,
+        "policy": str(tmp_path / "policy" / "policy.json"),
+    }
+    before = contents(tmp_path)
+    predicted = run_module("rpt_verify", options, check=True)
+    assert contents(tmp_path) == before
+    built = run_module("rpt_verify", options)
+    assert predicted["changed"] and built["changed"]
+    assert predicted["diff"] == built["diff"]
+    assert predicted["verdict"] == built["verdict"]
+    assert (built["frozen_before"], built["publish_task"]) == (False, None)
+    assert (Path(built["bundle"]) / "manifest.json").exists()
+    for check in (True, False):
+        again = run_module("rpt_verify", options, check=check)
+        assert (again["changed"], again["frozen_before"]) == (False, True)
+        assert again["manifest_sha256"] == built["manifest_sha256"]
+    own_ports.connection.execute("UPDATE rpt_tokens SET status = 'REVOKED' WHERE id = 2")
+    failed = run_module("rpt_verify", {**options, "submission_id": "sub-2", "limit": 1})
+    assert failed["failed"]
+    assert failed["verdict"]["invalid_total"] == 1
+    assert failed["verdict"]["invalid"][0]["id"] == "2"

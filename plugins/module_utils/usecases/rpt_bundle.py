@@ -6,19 +6,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..domain.attestation import VERDICT, attest, verdict_predicate
 from ..domain.canonical import canonical, sha256_hex
 from ..domain.flags import require_lawful
-from ..domain.manifest import Flags, Ledger, Manifest, Previous, object_key
-from ..domain.policy import Policy
+from ..domain.manifest import Ledger, Manifest, Previous, object_key
 from ..domain.rates import CATALOG_NAME, HASH_NAME, Catalog
+from ..domain.site_rules import SiteVerdict, apply_site_rules
 from ..domain.statement import Signed
-from ..errors import ApgmsError
-from ..ports.clock import Clock, iso_utc
-from ..ports.object_store import ObjectStore
+from ..ports.clock import iso_utc
 from ..ports.schema.migrate import migrate
 from ..ports.signer import Signer
 from ..version import VERSION
@@ -34,78 +33,62 @@ from .bundle_files import (
     require_unaltered,
     write_files,
 )
+from .bundle_order import (
+    Order as Order,
+)
+from .bundle_order import (
+    Ports as Ports,
+)
+from .bundle_order import (
+    approved_catalog,
+    require_named,
+    require_pinned,
+    require_rows,
+    require_same_inputs,
+)
 from .image import write_image
 from .ledger_rows import one_view
 from .manifests import load_manifest
-from .rates import newest_kept
 from .rehearsal import require_permit
-from .rpt_verify import LIMIT, RptVerdict, candidate_periods, verify_rows
+from .rpt_verify import RptVerdict, candidate_periods, verify_rows
 from .snapshot import Snapshot, take_snapshot
-from .steps import Steps
 
 if TYPE_CHECKING:
     from ..ports.database import Connection
 
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be built.
-
-    Without a ``submission_id`` one is derived from what goes in, so that the same rows, rates and
-    revision give the same bundle; a release names its own.
-    """
-
-    stack: str
-    purpose: str
-    """``prototype``, ``release`` or ``rehearsal``."""
-    flags: Flags
-    submission_id: str | None
-    release_window: str | None
-    source_revision: str
-    rates_dir: Path
-    approved_rates_version: str | None = None
-    limit: int = LIMIT
-    statements_dir: str = ""
-    """Where the signed permit of a rehearsal is looked for."""
-    operator: str | None = None
-    """Who rehearses: his own signature permits nothing."""
-
-
-@dataclass(frozen=True)
-class Ports:
-    """What building a bundle works with."""
-
-    connection: Connection
-    store: ObjectStore
-    local: ObjectStore
-    """The bundle folder of this controller; an overlay of it in check mode."""
-    policy: Policy
-    manifest_signer: Signer
-    log_signer: Signer
-    clock: Clock
-    steps: Steps = field(default_factory=Steps)
+SITE_RULES = "rpt_bundle_site_rules"
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A bundle, or the verdict that stands in its way.
 
-    ``manifest`` is None exactly where rows are invalid; ``verdict`` is None where a frozen bundle
-    was taken as it is. ``fetched`` names the files that this controller lacked.
+    ``manifest`` is None where rows are invalid or a rule of the site is broken, and nothing was
+    frozen; ``verdict`` is None where a frozen bundle was taken as it is. ``fetched`` names the
+    files that this controller lacked.
     """
 
     manifest: Manifest | None
     verdict: RptVerdict | None
-    built: bool
-    fetched: list[str]
-    publish_task: str | None
+    site: list[SiteVerdict]
+    """What the rules of the site found in the manifest."""
+    built: bool = False
+    fetched: list[str] = field(default_factory=list)
+    publish_task: str | None = None
     """The state of the manifest's release, where one is queued or was sent."""
 
     @property
     def failure(self) -> str | None:
         """What the verdict is where the bundle must not be used."""
-        if self.manifest is None and self.verdict is not None:
+        if self.verdict is not None and self.verdict.failure:
             return self.verdict.failure
+        broken = [one for one in self.site if not one.holds]
+        if broken:
+            return (
+                "The manifest breaks rules of the site. Where: rpt_bundle_site_rules. Why: "
+                + "; ".join(f"{one.rule.name} yields {one.found!r}, not true" for one in broken)
+                + ". Mend: correct what the rules name, or the rules"
+            )
         if self.manifest is not None and self.manifest.flags.dry_run and self.publish_task:
             return (
                 f"A publish task is queued for a dry run. Where: manifest {self.manifest.checksum},"
@@ -124,17 +107,27 @@ class Bundle:
         return {"missing here": self.fetched}, {"missing here": []}
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The verified rows, written to ``staging``, and the image of the tables they stand in."""
+
+    verdict: RptVerdict
+    writer: BatchWriter
+    image_sha256: str
+    seen_at: datetime
+
+
 def build_bundle(order: Order, ports: Ports) -> Bundle:
     """Build the bundle of ``order``, or take the one that is frozen under its submission id.
 
     :raises ApgmsError: ``flags.forbidden``, ``signer.unpinned``, ``bundle.unnamed``,
         ``bundle.empty``, ``bundle.other_inputs``, ``bundle.altered``, ``rates.not_approved``,
-        ``rates.*``, ``approval.waiting`` for a rehearsal without a permit, ``database.*``,
-        ``object_store.*``
+        ``rates.*``, ``approval.waiting`` for a rehearsal without a permit, ``log.*``,
+        ``database.*``, ``object_store.*``
     """
     require_lawful(order.stack, order.purpose, order.flags, where="apgms_flags")
-    _require_named(order)
-    _require_pinned(ports)
+    require_named(order)
+    require_pinned(ports)
     migrate(ports.connection)
     if order.submission_id:
         frozen = _frozen(ports.connection, order.submission_id)
@@ -168,86 +161,108 @@ def _permit(order: Order, ports: Ports) -> list[Signed]:
 
 
 def _build(order: Order, ports: Ports, staging: Path, permit: list[Signed]) -> Bundle:
-    catalog = _catalog(order, candidate_periods(ports.connection))
+    catalog = approved_catalog(order, candidate_periods(ports.connection))
+    rows = _verified(order, ports, staging, catalog)
+    if rows.verdict.invalid_total:
+        return Bundle(None, rows.verdict, [])
+    require_rows(rows.verdict)
+    submission_id = order.submission_id or _derived_id(order, catalog, rows.image_sha256)
+    frozen = _frozen(ports.connection, submission_id)
+    if frozen:
+        return _resume(order, ports, frozen, rows.verdict)
+    snapshot = take_snapshot(
+        ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock
+    )
+    manifest = _manifest(order, ports, submission_id, catalog, rows, snapshot)
+    site = apply_site_rules(order.site_rules, manifest.document(), SITE_RULES)
+    if not all(one.holds for one in site):
+        return Bundle(None, rows.verdict, site)
+    write_files(staging, _ledger_files(snapshot) | _rates_files(catalog))
+    write_files(staging, _signed(manifest, rows.verdict, ports.manifest_signer))
+    if not _freeze(ports, staging, manifest, permit):
+        return _resume(order, ports, str(_frozen(ports.connection, submission_id)), rows.verdict)
+    task = publish_task(ports.connection, manifest.checksum)
+    return Bundle(manifest, rows.verdict, site, built=True, publish_task=task)
+
+
+def _verified(order: Order, ports: Ports, staging: Path, catalog: Catalog) -> _Rows:
     writer = BatchWriter(staging)
     now = ports.clock.now()
     with one_view(ports.connection):
         verdict = verify_rows(
-            ports.connection, ports.policy, now, catalog.rates_version,
-            sink=writer.write, limit=order.limit,
-        )  # fmt: skip
+            ports.connection,
+            ports.policy,
+            now,
+            catalog.rates_version,
+            sink=writer.write,
+            limit=order.limit,
+            progress=ports.progress,
+        )
         writer.close()
         with (staging / "image.jsonl").open("wb") as out:
             image_sha256 = write_image(ports.connection, out)
-    if verdict.invalid_total:
-        return Bundle(None, verdict, False, [], None)
-    _require_rows(verdict)
-    submission_id = order.submission_id or _derived_id(order, catalog, image_sha256)
-    frozen = _frozen(ports.connection, submission_id)
-    if frozen:
-        return _resume(order, ports, frozen, verdict)
-    snapshot = take_snapshot(
-        ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock
-    )
-    manifest = Manifest(
+    return _Rows(verdict, writer, image_sha256, now)
+
+
+def _manifest(
+    order: Order,
+    ports: Ports,
+    submission_id: str,
+    catalog: Catalog,
+    rows: _Rows,
+    snapshot: Snapshot,
+) -> Manifest:
+    return Manifest(
         stack=order.stack,
         purpose=order.purpose,
         flags=order.flags,
-        built_at=iso_utc(now),
+        built_at=iso_utc(rows.seen_at),
         release_window=order.release_window or None,
         submission_id=submission_id,
         rates_version=catalog.rates_version,
         rates_bundle_sha256=catalog.bundle_sha256,
-        batches=tuple(writer.batches(_digests(snapshot.namespaces))),
+        batches=tuple(rows.writer.batches(_digests(snapshot.namespaces))),
         ledger=_ledger(snapshot),
-        image_sha256=image_sha256,
+        image_sha256=rows.image_sha256,
         previous=_previous(ports, order.stack),
         collection_version=VERSION,
         source_revision=order.source_revision,
     )
-    signature = attest(
-        {MANIFEST: manifest.checksum},
-        VERDICT,
-        verdict_predicate(manifest, verdict.summary()),
-        ports.manifest_signer.key_id,
-        ports.manifest_signer.sign,
-    )
-    write_files(
-        staging,
-        _ledger_files(snapshot)
-        | _rates_files(catalog)
-        | {
-            MANIFEST: manifest.to_bytes(),
-            CHECKSUM: checksum_file(manifest.checksum),
-            ATTESTATION: signature,
-        },
-    )
-    return _freeze(order, ports, staging, manifest, verdict, permit)
 
 
-def _freeze(
-    order: Order,
-    ports: Ports,
-    staging: Path,
-    manifest: Manifest,
-    verdict: RptVerdict,
-    permit: list[Signed],
-) -> Bundle:
+def _signed(manifest: Manifest, verdict: RptVerdict, signer: Signer) -> dict[str, bytes]:
+    predicate = verdict_predicate(manifest, verdict.summary())
+    files = {MANIFEST: manifest.checksum}
+    return {
+        MANIFEST: manifest.to_bytes(),
+        CHECKSUM: checksum_file(manifest.checksum),
+        ATTESTATION: attest(files, VERDICT, predicate, signer.key_id, signer.sign),
+    }
+
+
+def _freeze(ports: Ports, staging: Path, manifest: Manifest, permit: list[Signed]) -> bool:
+    """Store and freeze the bundle; return False where another run was faster: its bundle stands."""
     checksum = manifest.checksum
     ports.steps.run("bundle.put", lambda: publish(staging, ports.store, object_key(checksum, "")))
     frozen = ports.steps.run("bundle.freeze", lambda: _insert(ports.connection, manifest, permit))
-    if frozen != checksum:  # another run was faster: its bundle stands
-        return _resume(order, ports, frozen, verdict)
+    if frozen != checksum:
+        return False
     publish(staging, ports.local, f"{checksum}/")
-    return Bundle(manifest, verdict, True, [], publish_task(ports.connection, checksum))
+    return True
 
 
 def _resume(order: Order, ports: Ports, checksum: str, verdict: RptVerdict | None) -> Bundle:
     manifest = load_manifest(ports.store, checksum, order.stack)
-    _require_same_inputs(order, manifest)
+    require_same_inputs(order, manifest)
     fetched = fetch(ports.store, object_key(checksum, ""), ports.local, f"{checksum}/")
     require_unaltered(ports.local, f"{checksum}/", manifest, ports.policy)
-    return Bundle(manifest, verdict, False, fetched, publish_task(ports.connection, checksum))
+    return Bundle(
+        manifest,
+        verdict,
+        apply_site_rules(order.site_rules, manifest.document(), SITE_RULES),
+        fetched=fetched,
+        publish_task=publish_task(ports.connection, checksum),
+    )
 
 
 def _frozen(connection: Connection, submission_id: str) -> str | None:
@@ -269,20 +284,6 @@ def _insert(connection: Connection, manifest: Manifest, permit: list[Signed]) ->
         if frozen.rowcount:
             consume(connection, permit, manifest.checksum)
     return str(_frozen(connection, manifest.submission_id))
-
-
-def _catalog(order: Order, period_ids: list[str]) -> Catalog:
-    catalog = newest_kept(order.rates_dir, period_ids)
-    approved = order.approved_rates_version
-    if approved and catalog.rates_version != approved:
-        raise ApgmsError(
-            "rates.not_approved",
-            "The rates are not those of the approved prototype run",
-            where=str(order.rates_dir / catalog.rates_version),
-            why=f"rates_version is {catalog.rates_version}; audit approved {approved}",
-            mend="make proto-release, have its manifest approved by audit, then run this again",
-        )
-    return catalog
 
 
 def _derived_id(order: Order, catalog: Catalog, image_sha256: str) -> str:
@@ -333,63 +334,3 @@ def _rates_files(catalog: Catalog) -> dict[str, bytes]:
         f"{folder}/{CATALOG_NAME}": catalog.data,
         f"{folder}/{HASH_NAME}": catalog.hash_file,
     }
-
-
-def _require_named(order: Order) -> None:
-    needed = {"release": ("submission_id", "release_window"), "rehearsal": ("submission_id",)}
-    missing = [name for name in needed.get(order.purpose, ()) if not getattr(order, name)]
-    if missing:
-        raise ApgmsError(
-            "bundle.unnamed",
-            f"A {order.purpose} must be named before its bundle is built",
-            where=" and ".join(f"apgms_{name}" for name in missing),
-            why="a production bundle is frozen under its submission id, a release for its window",
-            mend="set apgms_submission_id in the inventory and RELEASE_WINDOW=YYYYMMDDHHMM",
-        )
-
-
-def _require_pinned(ports: Ports) -> None:
-    signer = ports.manifest_signer
-    if signer.key_id not in ports.policy.manifest_keys:
-        raise ApgmsError(
-            "signer.unpinned",
-            "The manifest key is not one of this stack",
-            where="apgms_manifest_key",
-            why=f"its key id is {signer.key_id}; the policy pins"
-            f" {', '.join(sorted(ports.policy.manifest_keys)) or 'none'}",
-            mend="name the manifest key of this stack, or pin this one in a signed policy",
-        )
-
-
-def _require_rows(verdict: RptVerdict) -> None:
-    if verdict.total == 0:
-        raise ApgmsError(
-            "bundle.empty",
-            "There is nothing to release",
-            where="tables periods and rpt_tokens",
-            why="no period in READY_RPT has an RPT; usable RPTs of periods in other states:"
-            f" {verdict.left_out or 'none'}",
-            mend="let APGMS close the periods and issue RPTs; on proto: make seed STACK=proto",
-        )
-
-
-def _require_same_inputs(order: Order, manifest: Manifest) -> None:
-    wanted = {
-        "purpose": (order.purpose, manifest.purpose),
-        "flags": (order.flags, manifest.flags),
-        "release_window": (order.release_window or None, manifest.release_window),
-        "source_revision": (order.source_revision, manifest.source_revision),
-        "rates_version": (
-            order.approved_rates_version or manifest.rates_version,
-            manifest.rates_version,
-        ),
-    }
-    differing = [f"{name}: asked {a}, frozen {b}" for name, (a, b) in wanted.items() if a != b]
-    if differing:
-        raise ApgmsError(
-            "bundle.other_inputs",
-            "The submission id stands for another bundle, which is frozen",
-            where=f"apgms_submission_id {manifest.submission_id}",
-            why="; ".join(differing),
-            mend="give the new release a submission id of its own, or put the old inputs back",
-        )

@@ -24,7 +24,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.cosign import cosign
+from ansible_collections.apgms.release.plugins.module_utils.usecases.cosign import Cosigned, cosign
 from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot import (
     Snapshot,
     take_snapshot,
@@ -102,9 +102,9 @@ class Stack:
         store = options.pop("store", self.store)
         return take_snapshot(connection, store, signer, self.policy, SystemClock(), **options)
 
-    def cosign(self) -> None:
+    def cosign(self) -> Cosigned:
         """Confirm the newest checkpoint as the auditor."""
-        cosign(
+        return cosign(
             self.store,
             self.policy,
             open_signer(str(self.keys.cosign_key), "ed25519"),

@@ -1,0 +1,177 @@
+"""The modules ledger_snapshot and ledger_cosign as processes: modes, results, and a restore."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
+    canonical,
+    sha256_hex,
+)
+from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from tests.approvals import Desk
+from tests.ledgers import LedgerWriter, Stack, make_stack
+from tests.module_process import run_module
+
+
+@pytest.fixture
+def stack(database_url: str, tmp_path: Path) -> Stack:
+    return make_stack(database_url, tmp_path)
+
+
+def fill(stack: Stack, count: int, seed: int = 1) -> None:
+    with psycopg.connect(stack.url, autocommit=True) as connection:
+        LedgerWriter(seed=seed).load(connection, count)
+
+
+def snapshot(stack: Stack, *, check: bool = False, **options: Any) -> dict[str, Any]:
+    return run_module(
+        "ledger_snapshot",
+        {
+            "stack": "prod",
+            "database_url": stack.url,
+            "object_store": stack.store.url,
+            "policy": str(stack.folder / "policy.json"),
+            "log_key": str(stack.keys.log_key),
+            **options,
+        },
+        check=check,
+    )
+
+
+def cosign(stack: Stack, key: Path, *, check: bool = False) -> dict[str, Any]:
+    return run_module(
+        "ledger_cosign",
+        {
+            "object_store": stack.store.url,
+            "policy": str(stack.folder / "policy.json"),
+            "cosign_key": str(key),
+        },
+        check=check,
+    )
+
+
+def test_check_mode_predicts_what_the_run_does_and_the_second_run_changes_nothing(
+    stack: Stack,
+) -> None:
+    fill(stack, 300)
+    predicted = snapshot(stack, check=True)
+    assert list(stack.store.keys("log/")) == []
+    assert stack.execute("SELECT * FROM apgms_release.ledger_checkpoint") == []
+    done = snapshot(stack)
+    assert done == predicted
+    assert done["changed"]
+    assert done["diff"]["before"]["tree_size"] is None
+    assert done["diff"]["after"]["tree_size"] == 300
+    assert done["hash_summary"][0] == f"apgms.local/prod: 300 rows, root {done['root']}"
+    for options in ({}, {"verify": "full"}):
+        again = snapshot(stack, **options)
+        assert not again["changed"]
+        assert again["diff"]["before"] == again["diff"]["after"]
+        assert again["checkpoint"] == done["checkpoint"]
+
+
+def test_the_auditor_confirms_a_checkpoint_once(stack: Stack) -> None:
+    fill(stack, 300)
+    stack.snapshot()
+    predicted = cosign(stack, stack.keys.cosign_key, check=True)
+    assert stack.snapshot().cosigned_size == 0
+    done = cosign(stack, stack.keys.cosign_key)
+    assert done == predicted
+    assert (done["changed"], done["tree_size"], done["rebuilt_rows"]) == (True, 300, 300)
+    assert not cosign(stack, stack.keys.cosign_key)["changed"]
+    fill(stack, 20, seed=2)
+    assert stack.snapshot().cosigned_size == 300
+    assert stack.cosign().rebuilt_rows == 20
+
+
+def test_nothing_is_confirmed_by_a_stranger_or_before_there_is_anything(stack: Stack) -> None:
+    assert cosign(stack, stack.keys.cosign_key)["reason"] == "log.nothing_to_cosign"
+    assert cosign(stack, stack.keys.log_key)["reason"] == "log.unknown_cosigner"
+
+
+def test_an_archive_that_does_not_give_the_signed_root_is_not_confirmed(stack: Stack) -> None:
+    fill(stack, 20)
+    stack.snapshot()
+    [segment] = (stack.folder / "store/log/apgms.local/prod/segment").iterdir()
+    segment.write_bytes(segment.read_bytes().replace(b"2025-01", b"2025-02", 1))
+    with pytest.raises(ApgmsError) as caught:
+        stack.cosign()
+    assert caught.value.reason == "log.segment_damaged"
+
+
+def restored(stack: Stack) -> None:
+    """Put the database back to before its log: rows, records and all."""
+    stack.execute("DELETE FROM owa_ledger WHERE id > 100")
+    for table in ("ledger_checkpoint", "ledger_extent"):
+        stack.execute(f"ALTER TABLE apgms_release.{table} DISABLE TRIGGER ALL")
+        stack.execute(f"DELETE FROM apgms_release.{table}")
+
+
+def sign_restore(stack: Stack, document: dict[str, Any]) -> Desk:
+    desk = Desk(stack.keys, stack.folder)
+    now = datetime.now(UTC)
+    desk.sign(
+        "restore",
+        "auditor",
+        {"act": "ledger_log", "sha256": sha256_hex(canonical(document))},
+        not_before=now - timedelta(minutes=1),
+        expires_at=now + timedelta(minutes=60),
+    )
+    return desk
+
+
+def test_a_restored_database_goes_on_in_a_new_origin_under_a_signed_statement(
+    stack: Stack,
+) -> None:
+    fill(stack, 150)
+    first = stack.snapshot()
+    stack.cosign()
+    restored(stack)
+    refused = snapshot(stack)
+    assert refused["reason"] == "log.database_behind"
+    assert refused["missing_ids"] == [["101", "150"]]
+    options = {"restore": True, "statements": str(stack.folder / "statements")}
+    assert snapshot(stack, **options)["reason"] == "approval.waiting"
+
+    document = {
+        "schema": "apgms.release/log-restore/1",
+        "origin": "apgms.local/prod/2",
+        "previous": {"origin": "apgms.local/prod", "tree_size": "150", "root": first.root.hex()},
+    }
+    sign_restore(stack, document)
+    predicted = snapshot(stack, check=True, **options)
+    done = snapshot(stack, **options)
+    assert done == predicted
+    assert (done["origin"], done["tree_size"]) == ("apgms.local/prod/2", 100)
+    key = "log/apgms.local/prod/restore/0002"
+    with stack.store.open(key) as stream:
+        assert json.loads(stream.read()) == document
+
+    assert not stack.snapshot().changed
+    assert snapshot(stack, **options)["reason"] == "log.nothing_to_restore"
+    assert stack.cosign().head.tree_size == 100
+
+
+def test_a_statement_about_another_head_opens_nothing(stack: Stack) -> None:
+    fill(stack, 150)
+    stack.snapshot()
+    restored(stack)
+    other = {"origin": "apgms.local/prod", "tree_size": "149", "root": "00" * 32}
+    sign_restore(
+        stack,
+        {
+            "schema": "apgms.release/log-restore/1",
+            "origin": "apgms.local/prod/2",
+            "previous": other,
+        },
+    )
+    refused = snapshot(stack, restore=True, statements=str(stack.folder / "statements"))
+    assert refused["reason"] == "approval.waiting"
+    assert list(stack.store.keys("log/apgms.local/prod/restore/")) == []

@@ -1,0 +1,102 @@
+"""The log against tools that are not ours: openssl, sha256sum, and the reference code."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ansible_collections.apgms.release.plugins.module_utils.domain.checkpoint import (
+    LOG_SIGNATURE,
+    verifier_key,
+)
+from tests.conftest import ROOT
+from tests.ledgers import LedgerWriter, Stack, make_stack
+
+GO_SOURCES = Path("/usr/share/gocode")
+
+
+@pytest.fixture
+def stack(database_url: str, tmp_path: Path) -> Stack:
+    made = make_stack(database_url, tmp_path)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        writer = LedgerWriter(chains=7)
+        writer.load(connection, 500)
+        made.snapshot()
+        writer.load(connection, 70_000)  # enough for a third level of tiles
+    return made
+
+
+def shell(script: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_log_verifies_with_tools_that_are_not_ours(stack: Stack) -> None:
+    snapshot = stack.snapshot()
+    log = stack.folder / "store" / "log" / snapshot.origin
+    (log / "log.pub").write_text(stack.policy.log.key)
+    verified = shell(
+        f"""
+        note=checkpoint/{snapshot.tree_size:016d}
+        sed '/^$/,$d' $note > body
+        sed -n 's|^— {snapshot.origin} ||p' $note | base64 -d | tail -c 64 > signature
+        openssl pkeyutl -verify -pubin -inkey log.pub -rawin -in body -sigfile signature
+        """,
+        log,
+    )
+    assert verified == "Signature Verified Successfully"
+    # the entry at position 3, hashed as RFC 6962 says, is the fourth hash of the first tile
+    leaf = shell(
+        "(printf '\\000'; sed -n '1p;5p' segment/0000000000000000-0000000000000500) | sha256sum",
+        log,
+    )
+    assert leaf.split()[0] == (log / "tile/0/000").read_bytes()[96:128].hex()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("go") and GO_SOURCES.exists()),
+    reason="golang-go and golang-golang-x-mod-dev are not installed",
+)
+def test_the_log_verifies_with_the_reference_code(stack: Stack) -> None:
+    snapshot = stack.snapshot()
+    log = stack.folder / "store" / "log" / snapshot.origin
+    key = verifier_key(snapshot.origin, LOG_SIGNATURE, stack.policy.log.key.encode())
+    segment = (log / "segment" / "0000000000000500-0000000000033268").read_bytes()
+    lines = segment.splitlines(keepends=True)
+    entry = lines[0] + lines[1 + 12345 - 500]
+    environment = {
+        **os.environ,
+        "GOPATH": str(GO_SOURCES),
+        "GO111MODULE": "off",
+        "GOFLAGS": "",
+        "GOCACHE": str(stack.folder / "go-cache"),
+    }
+    program = stack.folder / "check_log"
+    subprocess.run(
+        ["go", "build", "-o", str(program), str(ROOT / "tests/reference/check_log.go")],
+        env=environment,
+        check=True,
+    )
+
+    def check(old: str, position: str, entry: bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [str(program), str(log), key, old, position],
+            input=entry,
+            capture_output=True,
+            check=False,
+        )
+
+    done = check("500", "12345", entry)
+    assert done.returncode == 0, done.stderr
+    assert [base64.b64decode(each) for each in done.stdout.split()] == snapshot.consistency
+    assert check("500", "12346", entry).returncode != 0
+    assert check("500", "12345", entry + b" ").returncode != 0

@@ -48,7 +48,6 @@ class History:
     net: bool = False
     balances: dict[Key, int] = field(default_factory=dict)
     releases: list[tuple[int, dict[Key, int]]] = field(default_factory=list)
-    rollbacks: int = 0
 
     def book(self, chain: Key, amount: int) -> None:
         last = self.connection.execute(
@@ -91,7 +90,6 @@ class History:
     def roll_back(self, number: int) -> int:
         """Roll back to a release; the later ones are undone. Return how many rows were appended."""
         tree_size, balances = self.releases[number]
-        self.rollbacks += 1
         ledger.prepare(self.connection, ORIGIN, tree_size)
         changes = ledger.planned_chains(self.connection, net=self.net)
         expected = ledger.target_balances_digest(self.connection)
@@ -99,7 +97,7 @@ class History:
             assert change.balance_cents == self.balances.get(change[:3], 0)
             assert change.target_balance_cents == balances.get(change[:3], 0)
         before = count(self.connection, "owa_ledger")
-        ledger.append_mirrors(self.connection, f"plan {self.rollbacks}", net=self.net)
+        ledger.append_mirrors(self.connection, net=self.net)
         assert ledger.require_target_balances(self.connection) == expected
         assert expected == balances_digest((*key, balances[key]) for key in sorted(balances))
         appended = count(self.connection, "owa_ledger") - before
@@ -294,7 +292,7 @@ def test_numbered_rows_leave_the_sequence_alone(connection: Any) -> None:
     with connection.transaction(force_rollback=True):
         ledger.prepare(connection, ORIGIN, history.releases[0][0])
         first_id = ledger.next_free_id(connection)
-        ledger.append_mirrors(connection, "plan", net=False, first_id=first_id)
+        ledger.append_mirrors(connection, net=False, first_id=first_id)
     assert connection.execute("SELECT last_value FROM owa_ledger_id_seq").fetchone() == before
 
 

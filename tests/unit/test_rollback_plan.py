@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -143,6 +144,12 @@ FRESH = {"state": "OPEN", "accrued_cents": "0"}
 Table = dict[tuple[str, str], dict[str, str | None]]
 
 
+def changes(
+    target: list[ImageRow], today: list[ImageRow], held: set[Chain]
+) -> Iterator[StateChange]:
+    return state_changes([row.to_line() for row in target], today, held, FRESH)
+
+
 def table(rows: list[ImageRow]) -> Table:
     return {(row.table, str(row.columns["id"])): dict(row.columns) for row in rows}
 
@@ -159,7 +166,7 @@ def test_states_become_the_targets_except_what_the_authority_holds(
     target: list[ImageRow], today: list[ImageRow], held: set[str]
 ) -> None:
     chains = {Chain("1", "GST", period) for period in held}
-    after = applied(today, list(state_changes(target, today, chains, FRESH)))
+    after = applied(today, list(changes(target, today, chains)))
     before, wanted = table(today), table(target)
     for key in after.keys() | wanted.keys():
         row = after.get(key)
@@ -191,7 +198,7 @@ def test_what_the_authority_holds_never_becomes_releasable(
     target: list[ImageRow], today: list[ImageRow], held: set[str]
 ) -> None:
     chains = {Chain("1", "GST", period) for period in held}
-    for change in state_changes(target, today, chains, FRESH):
+    for change in changes(target, today, chains):
         if change.chain in chains:
             state = change.after.get("state") or change.after.get("status")
             assert state is None or state in FINAL_PERIOD_STATES | FINAL_TOKEN_STATUSES
@@ -202,18 +209,18 @@ def test_restoring_twice_changes_nothing_more(
     target: list[ImageRow], today: list[ImageRow], held: set[str]
 ) -> None:
     chains = {Chain("1", "GST", period) for period in held}
-    rows = applied(today, list(state_changes(target, today, chains, FRESH)))
+    rows = applied(today, list(changes(target, today, chains)))
     ordered = sorted(
         (ImageRow(name, columns) for (name, _), columns in rows.items()),
         key=lambda row: (row.table, int(str(row.columns["id"]))),
     )
-    assert list(state_changes(target, ordered, chains, FRESH)) == []
+    assert list(changes(target, ordered, chains)) == []
 
 
 def test_an_image_that_is_out_of_order_is_not_used() -> None:
     rows = image({}, {2: ("2025Q1", "ISSUED"), 10: ("2025Q1", "ISSUED")})
     with pytest.raises(ValueError, match="out of order at rpt_tokens 2"):
-        list(state_changes(rows[::-1], rows, set(), FRESH))
+        list(changes(rows[::-1], rows, set()))
 
 
 def plan(**changes: object) -> Plan:

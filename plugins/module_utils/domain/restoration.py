@@ -12,10 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .chain import Chain
-from .image import ImageRow
-from .period_states import PeriodState
+from .image import ImageRow, parse_image
 
-FINAL_PERIOD_STATES = frozenset({PeriodState.RELEASED, PeriodState.FINALIZED})
+FINAL_PERIOD_STATES = frozenset({"RELEASED", "FINALIZED"})
 FINAL_TOKEN_STATUSES = frozenset({"consumed", "REVOKED"})
 FRESH_COLUMNS = (
     "state",
@@ -62,17 +61,17 @@ class StateChange(NamedTuple):
 
 
 def state_changes(
-    target: Iterable[ImageRow],
+    target: Iterable[bytes],
     today: Iterable[ImageRow],
     held: Collection[Chain],
     fresh_period: Columns,
 ) -> Iterator[StateChange]:
     """Yield what restoring ``target`` changes, in the order of an image.
 
-    :param target: the target's image; like ``today`` in the order of an image
+    :param target: the lines of the target's image; like ``today`` in the order of an image
     :param held: chains with a submission that the authority holds or may hold
     :param fresh_period: the column defaults of ``periods``
-    :raises ValueError: where an image is out of order
+    :raises ValueError: where an image is out of order, or a line is not one of an image
     """
     for then, now in _paired(target, today):
         chains = {chain_of(row.columns) for row in (then, now) if row}
@@ -130,28 +129,31 @@ def _only(columns: Columns, names: Columns) -> Columns:
 
 
 def _paired(
-    left: Iterable[ImageRow], right: Iterable[ImageRow]
+    target: Iterable[bytes], today: Iterable[ImageRow]
 ) -> Iterator[tuple[ImageRow | None, ImageRow | None]]:
-    """Merge two images into pairs of rows with one key."""
-    lefts, rights = _ascending(left), _ascending(right)
-    one, two = next(lefts, None), next(rights, None)
-    while one is not None or two is not None:
-        take_one = two is None or (one is not None and _key(one) <= _key(two))
-        take_two = one is None or (two is not None and _key(two) <= _key(one))
-        yield (one if take_one else None), (two if take_two else None)
-        if take_one:
-            one = next(lefts, None)
-        if take_two:
-            two = next(rights, None)
+    """Merge two images into pairs of rows with one key; pairs that are the same are left out."""
+    lines, rows = iter(target), iter(today)
+    line, now = next(lines, None), next(rows, None)
+    then, last = None, None
+    while line is not None or now is not None:
+        if line is not None and now is not None and now.to_line() == line:
+            line, now = next(lines, None), next(rows, None)
+            continue
+        then = next(parse_image([line])) if line is not None else None
+        take_then = now is None or (then is not None and _key(then) <= _key(now))
+        take_now = then is None or (now is not None and _key(now) <= _key(then))
+        yield (then if take_then else None), (now if take_now else None)
+        last = _require_ascending(last, then if take_then else now)
+        if take_then:
+            line = next(lines, None)
+        if take_now:
+            now = next(rows, None)
 
 
-def _ascending(rows: Iterable[ImageRow]) -> Iterator[ImageRow]:
-    last: ImageRow | None = None
-    for row in rows:
-        if last is not None and _key(row) <= _key(last):
-            raise ValueError(f"an image is out of order at {row.table} {row.columns['id']}")
-        yield row
-        last = row
+def _require_ascending(last: ImageRow | None, row: ImageRow | None) -> ImageRow | None:
+    if last is not None and row is not None and _key(row) <= _key(last):
+        raise ValueError(f"an image is out of order at {row.table} {row.columns['id']}")
+    return row
 
 
 def _key(row: ImageRow) -> tuple[str, Chain | int]:

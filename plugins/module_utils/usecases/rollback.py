@@ -145,7 +145,7 @@ def _plan(order: Order, ports: Ports, head: LogHead) -> Planned:
 def _carry_out(connection: Connection, plan: Plan, first_id: int | None = None) -> None:
     """Change the tables as the plan says, and prove the balances."""
     try:
-        append_mirrors(connection, plan.digest, net=plan.net, first_id=first_id)
+        append_mirrors(connection, net=plan.net, first_id=first_id)
         restore_states(connection, plan.states)
     except psycopg.IntegrityError as error:
         raise _unreachable(error) from None

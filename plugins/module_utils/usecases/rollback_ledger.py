@@ -2,13 +2,13 @@
 """The ledger's part of a rollback: the rows to mirror, their mirrors, the proof of balances.
 
 Temporary tables of the open transaction hold what is planned: ``rollback_original``, the rows to
-mirror; ``rollback_standing``, the payouts that stay; and ``rollback_chain``, the last row of every
-chain today and at the target.
+mirror; ``rollback_standing``, the payouts that stay; ``rollback_chain``, the last row of every
+chain today and at the target; and ``rollback_now``, every balance after the rows are appended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -110,9 +110,7 @@ def target_balances_digest(connection: Connection) -> str:
     return balances_digest(connection.cursor().stream(_TARGET_BALANCES, size=ROWS_AT_ONCE))
 
 
-def append_mirrors(
-    connection: Connection, plan_sha256: str, *, net: bool, first_id: int | None = None
-) -> None:
+def append_mirrors(connection: Connection, *, net: bool, first_id: int | None = None) -> None:
     """Append the mirrored rows and record which row mirrors which.
 
     :param first_id: number the rows from here instead of drawing from the sequence, which a
@@ -125,7 +123,7 @@ def append_mirrors(
         found = mirrors((Original(*row) for row in cursor), net=net)
         while chunk := list(islice(found, ROWS_AT_ONCE)):
             _copy_rows(connection, [mirror.row for mirror in chunk], first_id)
-            _copy_mapping(connection, plan_sha256, _mapping(chunk))
+            _copy_mapping(connection, chunk)
             first_id = None if first_id is None else first_id + len(chunk)
 
 
@@ -134,6 +132,7 @@ def require_target_balances(connection: Connection) -> str:
 
     :raises ApgmsError: ``rollback.unproven``
     """
+    connection.execute(_NOW)
     wrong = connection.execute(_WRONG_BALANCES, [SHOWN_CHAINS]).fetchall()
     if wrong:
         raise ApgmsError(
@@ -170,12 +169,6 @@ def _require_sums(connection: Connection) -> None:
         )
 
 
-def _mapping(chunk: list[Mirror]) -> Iterator[tuple[int, str]]:
-    for row, original_ids in chunk:
-        for original_id in original_ids:
-            yield original_id, row.transfer_uuid
-
-
 def _copy_rows(connection: Connection, rows: list[MirrorRow], first_id: int | None) -> None:
     names = [*MirrorRow._fields, *([] if first_id is None else ["id"])]
     copy = sql.SQL("COPY owa_ledger ({}) FROM STDIN").format(
@@ -186,13 +179,12 @@ def _copy_rows(connection: Connection, rows: list[MirrorRow], first_id: int | No
             ledger.write_row(row if first_id is None else (*row, first_id + offset))
 
 
-def _copy_mapping(
-    connection: Connection, plan_sha256: str, mapping: Iterator[tuple[int, str]]
-) -> None:
-    copy = "COPY apgms_release.mirror (original_id, mirror_uuid, plan_sha256) FROM STDIN"
+def _copy_mapping(connection: Connection, chunk: list[Mirror]) -> None:
+    copy = "COPY apgms_release.mirror (original_id, mirror_uuid) FROM STDIN"
     with connection.cursor().copy(copy) as table:
-        for original_id, uuid in mapping:
-            table.write_row((original_id, uuid, plan_sha256))
+        for row, original_ids in chunk:
+            for original_id in original_ids:
+                table.write_row((original_id, row.transfer_uuid))
 
 
 # Positions are dense within an extent, as its ids are.
@@ -203,7 +195,7 @@ FROM apgms_release.ledger_extent WHERE origin = %(origin)s AND first_position < 
 """
 _DROP = (
     "DROP TABLE IF EXISTS pg_temp.rollback_original, pg_temp.rollback_standing,"
-    " pg_temp.rollback_chain"
+    " pg_temp.rollback_chain, pg_temp.rollback_now"
 )
 _ORIGINALS = """
 CREATE TEMP TABLE rollback_original ON COMMIT DROP AS
@@ -278,17 +270,18 @@ WHERE target_balance_cents <> 0
 ORDER BY abn COLLATE "C", tax_type COLLATE "C", period_id COLLATE "C"
 """
 _NOW = """
-    SELECT abn, tax_type, period_id, l.balance_after_cents AS balance_cents
-    FROM (SELECT max(id) AS id FROM owa_ledger GROUP BY abn, tax_type, period_id) AS tail
-    JOIN owa_ledger l USING (id)
+CREATE TEMP TABLE rollback_now ON COMMIT DROP AS
+SELECT abn, tax_type, period_id, l.balance_after_cents AS balance_cents
+FROM (SELECT max(id) AS id FROM owa_ledger GROUP BY abn, tax_type, period_id) AS tail
+JOIN owa_ledger l USING (id)
 """
-_BALANCES_NOW = f"""
-SELECT abn, tax_type, period_id, balance_cents FROM ({_NOW}) AS now WHERE balance_cents <> 0
+_BALANCES_NOW = """
+SELECT abn, tax_type, period_id, balance_cents FROM rollback_now WHERE balance_cents <> 0
 ORDER BY abn COLLATE "C", tax_type COLLATE "C", period_id COLLATE "C"
-"""  # noqa: S608
-_WRONG_BALANCES = f"""
+"""
+_WRONG_BALANCES = """
 SELECT abn, tax_type, period_id, now.balance_cents, target_balance_cents
-FROM ({_NOW}) AS now JOIN rollback_chain USING (abn, tax_type, period_id)
+FROM rollback_now AS now JOIN rollback_chain USING (abn, tax_type, period_id)
 WHERE now.balance_cents <> target_balance_cents
 ORDER BY abn COLLATE "C", tax_type COLLATE "C", period_id COLLATE "C" LIMIT %s
-"""  # noqa: S608
+"""

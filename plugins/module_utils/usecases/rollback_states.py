@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from ..domain.chain import Chain
-from ..domain.image import ImageRow, parse_image
 from ..domain.manifest import Manifest, object_key
 from ..domain.restoration import FRESH_COLUMNS, Columns, StateChange, state_changes
 from ..errors import ApgmsError
@@ -32,7 +31,8 @@ def planned_states(
     _require_image(store, manifest)
     fresh = _fresh_period(connection)
     try:
-        return tuple(state_changes(_image(store, manifest), image_rows(connection), held, fresh))
+        with store.open(object_key(manifest.checksum, "image.jsonl")) as lines:
+            return tuple(state_changes(lines, image_rows(connection), held, fresh))
     except ValueError as error:
         raise _unusable(store, manifest, str(error)) from None
 
@@ -73,11 +73,6 @@ FROM pg_attribute a
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = to_regclass('periods') AND a.attname = ANY(%s)
 """
-
-
-def _image(store: ObjectStore, manifest: Manifest) -> Iterator[ImageRow]:
-    with store.open(object_key(manifest.checksum, "image.jsonl")) as lines:
-        yield from parse_image(lines)
 
 
 def _require_image(store: ObjectStore, manifest: Manifest) -> None:

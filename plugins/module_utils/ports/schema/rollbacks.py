@@ -25,10 +25,8 @@ CREATE TABLE apgms_release.rollback (
 -- the primary key is the rule: a row of owa_ledger is mirrored once, whatever is repeated
 CREATE TABLE apgms_release.mirror (
     original_id bigint PRIMARY KEY,
-    mirror_uuid uuid NOT NULL,
-    plan_sha256 text NOT NULL
+    mirror_uuid uuid NOT NULL
 );
-CREATE INDEX mirror_uuid ON apgms_release.mirror (mirror_uuid);
 CREATE TRIGGER mirror_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON apgms_release.mirror
     FOR EACH STATEMENT EXECUTE FUNCTION apgms_release.refuse_rewrite();
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ..domain.leaf import line
 from ..domain.mirror import Mirror, MirrorRow, Original, mirrors
 from ..domain.rollback_plan import ChainChange, balances_digest
 from ..errors import ApgmsError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 5000
 LOCK_TIMEOUT = "10s"
+WORK_MEM = "64MB"
+"""Of the server, for joins and sums over the whole ledger."""
 SHOWN_CHAINS = 10
 
 
@@ -56,6 +59,7 @@ def prepare(connection: Connection, origin: str, target_tree_size: int) -> None:
     """
     kept = connection.execute(_KEPT, {"origin": origin, "size": target_tree_size}).fetchone()
     literal = sql.Literal(kept[0] if kept else "{}")
+    connection.execute("SELECT set_config('work_mem', %s, true)", [WORK_MEM])
     for statement in (_DROP, _ORIGINALS, _STANDING, _CHAINS, "ANALYZE rollback_original"):
         connection.execute(sql.SQL(statement).format(kept=literal))
 
@@ -174,17 +178,27 @@ def _copy_rows(connection: Connection, rows: list[MirrorRow], first_id: int | No
     copy = sql.SQL("COPY owa_ledger ({}) FROM STDIN").format(
         sql.SQL(", ").join(map(sql.Identifier, names))
     )
+    lines = (
+        line(_texts(row if first_id is None else (*row, first_id + offset)))
+        for offset, row in enumerate(rows)
+    )
     with connection.cursor().copy(copy) as ledger:
-        for offset, row in enumerate(rows):
-            ledger.write_row(row if first_id is None else (*row, first_id + offset))
+        ledger.write(b"".join(lines))
+
+
+def _texts(row: tuple[str | int | None, ...]) -> list[str | None]:
+    return [None if value is None else str(value) for value in row]
 
 
 def _copy_mapping(connection: Connection, chunk: list[Mirror]) -> None:
     copy = "COPY apgms_release.mirror (original_id, mirror_uuid) FROM STDIN"
+    lines = (
+        f"{original_id}\t{row.transfer_uuid}\n"
+        for row, original_ids in chunk
+        for original_id in original_ids
+    )
     with connection.cursor().copy(copy) as table:
-        for row, original_ids in chunk:
-            for original_id in original_ids:
-                table.write_row((original_id, row.transfer_uuid))
+        table.write("".join(lines))
 
 
 # Positions are dense within an extent, as its ids are.

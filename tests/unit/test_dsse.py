@@ -78,16 +78,7 @@ def test_openssl_agrees(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(EC_PEM)
     (tmp_path / "signature").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
     (tmp_path / "message").write_bytes(pre_authentication_encoding("text/plain", b"hello"))
-    command = [
-        "openssl",
-        "dgst",
-        "-sha256",
-        "-verify",
-        "key.pem",
-        "-signature",
-        "signature",
-        "message",
-    ]
+    command = ["openssl", "dgst", "-sha256", "-verify", "key.pem", "-signature", "signature"]
     subprocess.run([*command, "message"], cwd=tmp_path, check=True, capture_output=True)
 
 

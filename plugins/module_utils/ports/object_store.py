@@ -11,8 +11,9 @@ import hashlib
 import io
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -125,23 +126,15 @@ class FolderStore:
         return True
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
-        for number, (key, data) in enumerate(objects):
-            target = self._path(key)
-            if target.exists():
-                self._same_or_conflict(key, data)
-                continue
-            copy = target.parent / f".put-{os.getpid()}-{number}"
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(data)
-                os.link(copy, target)
-            except FileExistsError:
-                self._same_or_conflict(key, data)
-            except OSError as error:
-                raise _unreachable(self.url, error) from error
-            finally:
-                copy.unlink(missing_ok=True)
-        os.sync()  # one for all: a sync of each file would take most of the time
+        folders: set[str] = set()
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
+                for key, data in objects:
+                    self._put_unsynced(key, data, f"{scratch}/object", folders)
+                os.sync()  # one for all: a sync of each file would take most of the time
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -156,15 +149,28 @@ class FolderStore:
         found = (
             path.relative_to(self._root).as_posix()
             for path in folder.rglob("*")
-            if path.is_file() and not path.name.startswith(".put-")
+            if path.is_file() and "/.put-" not in f"/{path.relative_to(self._root).as_posix()}"
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
+    def _put_unsynced(self, key: str, data: bytes, copy: str, folders: set[str]) -> None:
+        _require_key(key)
+        target = f"{self._root}/{key}"  # a Path for each of thousands would cost more than its put
+        folder = target.rpartition("/")[0]
+        if folder not in folders:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            folders.add(folder)
+        with open(copy, "wb", buffering=0) as stream:  # noqa: PTH123
+            stream.write(data)
+        try:
+            os.link(copy, target)
+        except FileExistsError:
+            self._same_or_conflict(key, data)
+        os.unlink(copy)  # noqa: PTH108
+
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not key or any(part in ("", ".", "..") for part in parts):
-            raise ValueError(f"{key!r} is not an object key")
-        return self._root.joinpath(*parts)
+        _require_key(key)
+        return self._root / key
 
     def _same_or_conflict(self, key: str, data: bytes | Path) -> bool:
         with self.open(key) as stored:
@@ -205,9 +211,14 @@ class S3Store:
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         self._client  # noqa: B018 - made before threads share it
+        pending: deque[Future[bool]] = deque()
         with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
-            for _put in pool.map(lambda each: self.put_new(*each), objects):
-                pass
+            for key, data in objects:
+                if len(pending) == PUTS_AT_ONCE:
+                    pending.popleft().result()
+                pending.append(pool.submit(self.put_new, key, data))
+            for put in pending:
+                put.result()
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -294,6 +305,11 @@ class OverlayStore:
     def keys(self, prefix: str) -> Iterator[str]:
         mine = (key for key in self._places if key.startswith(prefix))
         yield from sorted({*self._store.keys(prefix), *mine})
+
+
+def _require_key(key: str) -> None:
+    if not {"", ".", ".."}.isdisjoint(key.split("/")):
+        raise ValueError(f"{key!r} is not an object key")
 
 
 def _digest(data: bytes | Path) -> bytes:

@@ -187,9 +187,9 @@ class LedgerLog:
             )
         return proof
 
-    def put_tiles(self, tiles: Iterable[tuple[Tile, bytes]]) -> None:
-        """Store tiles; those that stand there already must be the same."""
-        self.store.put_many((self.key(tile.path), data) for tile, data in tiles)
+    def tile_objects(self, tiles: Iterable[tuple[Tile, bytes]]) -> list[tuple[str, bytes]]:
+        """Return tiles as objects to store: key and bytes."""
+        return [(self.key(tile.path), data) for tile, data in tiles]
 
     def plan(self, size: int) -> Plan | None:
         """Return the plan that a snapshot after ``size`` has left; None where there is none."""

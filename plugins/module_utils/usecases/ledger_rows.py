@@ -29,6 +29,8 @@ CORE_COLUMNS = (
     "prev_hash",
     "hash_after",
 )
+PLANNER_SETTINGS = {"jit": "off"}
+"""Compiling costs more than it saves on every query here."""
 POLL_SECONDS = 0.05
 LEAST_ID = -(2**63)
 MOST_ID = 2**63 - 1
@@ -90,7 +92,7 @@ def one_view(connection: Connection) -> Iterator[None]:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     try:
         with connection.transaction():
-            _settle_output(connection)
+            _settle(connection)
             yield
     finally:
         if idle:
@@ -108,7 +110,7 @@ def same_view_beside(connection: Connection) -> Iterator[Connection]:
             second.execute(
                 sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported[0]))  # type: ignore[index]
             )
-            _settle_output(second)
+            _settle(second)
             yield second
 
 
@@ -227,10 +229,10 @@ def _open_end(last: int) -> str:
     return "" if last == MOST_ID else str(last)
 
 
-def _settle_output(connection: Connection) -> None:
+def _settle(connection: Connection) -> None:
     settings = sql.SQL(", ").join(
         sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
-        for name, value in OUTPUT_SETTINGS.items()
+        for name, value in {**OUTPUT_SETTINGS, **PLANNER_SETTINGS}.items()
     )
     connection.execute(sql.SQL("SELECT {}").format(settings))
 

@@ -18,7 +18,7 @@ from ..domain.leaf import leaf_hashes, line
 from ..domain.tree import Tile, TreeBuilder
 from ..errors import ApgmsError
 from ..ports.object_store import read
-from .background import Background
+from .background import background
 from .ledger_archive import admitted_later, compare_segment, differ, segment_damaged, segments
 from .ledger_log import LedgerLog, LogHead, tile_damaged
 from .ledger_records import admitted, column_epochs
@@ -44,10 +44,10 @@ def verify_history(connection: Connection, log: LedgerLog, head: LogHead) -> Tre
     """
     builder = TreeBuilder()
     damage: list[ApgmsError] = []
-    with Background() as background:
+    with background() as submit:
         for batch in _batches(connection, log, head):
             tiles = list(builder.append(leaf_hashes(batch.header, batch.rows)))
-            background.submit(lambda batch=batch, tiles=tiles: damage.extend(  # type: ignore[misc]
+            submit(lambda batch=batch, tiles=tiles: damage.extend(  # type: ignore[misc]
                 _damage(log, batch, tiles)))  # fmt: skip
     if builder.size != head.tree_size or builder.root() != head.root:
         raise _named(connection, log)

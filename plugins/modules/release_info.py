@@ -90,6 +90,33 @@ releases:
     why_not:
       description: Why it may not be rolled back to.
       type: str
+obligations:
+  description: What rollbacks left to be amended at the authority, oldest first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    incident_id:
+      description: The incident of the rollback.
+      type: str
+    manifest_sha256:
+      description: The release that was undone.
+      type: str
+    rpt_id:
+      description: The submitted RPT.
+      type: str
+    abn:
+      description: The entity.
+      type: str
+    tax_type:
+      description: The tax.
+      type: str
+    period_id:
+      description: The period.
+      type: str
+    amount_cents:
+      description: The amount that the authority holds, in cents.
+      type: str
 good_targets:
   description: Manifest checksums of the good targets, the last known good one last.
   returned: success
@@ -115,6 +142,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.usecases.release_info import (
     describe,
+    obligations,
     past_releases,
 )
 
@@ -126,9 +154,15 @@ def act(call: Call) -> Outcome:
     with database as connection, rehearsal(connection):
         migrate(connection)
         releases = past_releases(connection, store, options["stack"])
+        owed = obligations(connection)
     good = [release.manifest_sha256 for release in releases if release.why_not is None]
     return Outcome(
-        changed=False, result={"releases": [*map(describe, releases)], "good_targets": good}
+        changed=False,
+        result={
+            "releases": [*map(describe, releases)],
+            "good_targets": good,
+            "obligations": owed,
+        },
     )
 
 

@@ -251,7 +251,9 @@ def test_the_diff_shows_balances_states_and_obligations(stack: Stack, memory: Me
     diff = run_module("rollback", module_options(stack, memory.first), check=True)["diff"]
     name = " ".join(OTHER)
     assert diff["before"]["balances"][name] == "5000 cents"
-    assert diff["after"]["balances"][name].startswith("4500 cents, 1 mirrored for 1 rows of 500")
+    assert diff["after"]["balances"][name] == (
+        "4500 cents: 1 rows mirror 1 (credits 500, debits 0 cents)"
+    )
     period = rollbacks.rows(stack, "SELECT id FROM periods WHERE abn = %s", OTHER[0])[0][0]
     key = f"periods {period} ({name})"
     assert diff["before"]["states"][key] == {"state": "CLOSING", "accrued_cents": "5000"}
@@ -375,6 +377,8 @@ def test_release_info_tells_good_targets_from_others(stack: Stack, memory: Memor
     info = run_module("release_info", options)
     assert info["good_targets"] == [memory.first]
     assert "rolled back itself" in info["releases"][1]["why_not"]
+    claims = second_claims(stack, memory)
+    assert [one["amount_cents"] for one in info["obligations"]] == [str(row[3]) for row in claims]
 
 
 def test_two_at_once_mirror_each_row_once(stack: Stack, memory: Memory) -> None:

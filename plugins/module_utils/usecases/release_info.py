@@ -65,6 +65,16 @@ def describe(release: PastRelease) -> dict[str, Any]:
     }
 
 
+def obligations(connection: Connection) -> list[dict[str, Any]]:
+    """Return what is to be amended at the authority, with the incident that each comes from."""
+    names = (
+        "incident_id", "manifest_sha256", "rpt_id", "abn", "tax_type", "period_id", "amount_cents",
+    )  # fmt: skip
+    return [
+        dict(zip(names, row, strict=True)) for row in connection.execute(_OBLIGATIONS).fetchall()
+    ]
+
+
 def require_not_undone(connection: Connection, manifest_sha256: str) -> None:
     """Refuse to send a release that a rollback went behind.
 
@@ -103,4 +113,12 @@ SELECT r.manifest_sha256, r.state, r.intent_at, r.submission_id, r.receipt_sha25
         WHERE u.manifest_sha256 = r.manifest_sha256)
 FROM apgms_release.release r
 ORDER BY r.intent_at, r.manifest_sha256
+"""
+_OBLIGATIONS = """
+SELECT b.incident_id, o.manifest_sha256, o.rpt_id::text, c.abn, c.tax_type, c.period_id,
+       c.amount_cents::text
+FROM apgms_release.obligation o
+JOIN apgms_release.rollback b USING (plan_sha256)
+JOIN apgms_release.claim c USING (manifest_sha256, rpt_id)
+ORDER BY b.applied_at, o.manifest_sha256, o.rpt_id
 """

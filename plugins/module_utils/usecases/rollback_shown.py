@@ -42,14 +42,18 @@ def after(done: RolledBack, shown: int) -> dict[str, Any] | None:
         return None
     return {
         "balances": {
-            " ".join(chain[:3]): f"{chain.target_balance_cents} cents, {chain.entries} mirrored"
-            f" for {chain.originals} rows of {chain.credits_cents} and {chain.debits_cents} cents"
+            " ".join(chain[:3]): f"{chain.target_balance_cents} cents: {chain.entries} rows mirror"
+            f" {chain.originals} (credits {chain.credits_cents}, debits {chain.debits_cents} cents)"
             for chain in plan.chains[:shown]
         },
         "states": {
             _name(change): {**change.after, "by": change.action} for change in plan.states[:shown]
         },
-        "obligations": [claim.obligation() for claim in plan.obligations[:shown]],
+        "obligations": {
+            " ".join(claim.chain): f"amend {claim.amount_cents} cents of release"
+            f" {claim.manifest_sha256[:12]}"
+            for claim in plan.obligations[:shown]
+        },
         "undone_releases": list(plan.undone),
         "totals": plan.totals(),
         "window": "shut",

@@ -12,7 +12,7 @@ import io
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
-PUTS_AT_ONCE = 16
+PUTS_AT_ONCE = 4
 
 
 class ObjectMissing(ApgmsError):
@@ -126,15 +126,15 @@ class FolderStore:
         return True
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
         folders: set[str] = set()
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
-                for key, data in objects:
-                    self._put_unsynced(key, data, f"{scratch}/object", folders)
-                os.sync()  # one for all: a sync of each file would take most of the time
-        except OSError as error:
-            raise _unreachable(self.url, error) from error
+        with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
+            _at_once(
+                lambda number, key, data: self._put(key, data, f"{scratch}/{number}", folders),
+                ((number, *each) for number, each in enumerate(objects)),
+            )
+        for folder in folders:
+            _sync_folder(Path(folder))
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -153,20 +153,23 @@ class FolderStore:
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
-    def _put_unsynced(self, key: str, data: bytes, copy: str, folders: set[str]) -> None:
+    def _put(self, key: str, data: bytes, copy: str, folders: set[str]) -> None:
         _require_key(key)
         target = f"{self._root}/{key}"  # a Path for each of thousands would cost more than its put
         folder = target.rpartition("/")[0]
-        if folder not in folders:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            folders.add(folder)
-        with open(copy, "wb", buffering=0) as stream:  # noqa: PTH123
-            stream.write(data)
         try:
+            if folder not in folders:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                folders.add(folder)
+            with open(copy, "wb", buffering=0) as stream:  # noqa: PTH123
+                stream.write(data)
+                os.fsync(stream.fileno())
             os.link(copy, target)
+            os.unlink(copy)  # noqa: PTH108
         except FileExistsError:
             self._same_or_conflict(key, data)
-        os.unlink(copy)  # noqa: PTH108
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
 
     def _path(self, key: str) -> Path:
         _require_key(key)
@@ -211,14 +214,7 @@ class S3Store:
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         self._client  # noqa: B018 - made before threads share it
-        pending: deque[Future[bool]] = deque()
-        with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
-            for key, data in objects:
-                if len(pending) == PUTS_AT_ONCE:
-                    pending.popleft().result()
-                pending.append(pool.submit(self.put_new, key, data))
-            for put in pending:
-                put.result()
+        _at_once(self.put_new, objects)
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -305,6 +301,18 @@ class OverlayStore:
     def keys(self, prefix: str) -> Iterator[str]:
         mine = (key for key in self._places if key.startswith(prefix))
         yield from sorted({*self._store.keys(prefix), *mine})
+
+
+def _at_once(put: Callable[..., object], objects: Iterable[tuple[Any, ...]]) -> None:
+    """Put objects from several threads, with few of them outstanding at any time."""
+    pending: deque[Future[object]] = deque()
+    with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
+        for each in objects:
+            if len(pending) == 2 * PUTS_AT_ONCE:
+                pending.popleft().result()
+            pending.append(pool.submit(put, *each))
+        for one in pending:
+            one.result()
 
 
 def _require_key(key: str) -> None:

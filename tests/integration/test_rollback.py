@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -26,9 +30,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.release_inf
 from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
 from services.keys import write_policy
 from tests import rollbacks
+from tests.conftest import ROOT
 from tests.faults.stack import REVISION, Stack
 from tests.gateway_process import GatewayProcess
-from tests.module_process import run_module
+from tests.module_process import PACKAGE, run_module
 
 OTHER: rollbacks.Key = ("83914571673", "GST", "2025-09")
 """A period that no release of these tests holds."""
@@ -530,7 +535,7 @@ def reopen(stack: Stack) -> None:
         "INSERT INTO apgms_release.window_reopening"
         " (incident_id, manifest_sha256, purpose, source_revision)"
         " SELECT incident_id, repeat('0', 64), 'prototype', 'later'"
-        " FROM apgms_release.window_closure",
+        " FROM apgms_release.window_closure ON CONFLICT DO NOTHING",
     )
 
 
@@ -590,3 +595,86 @@ def test_an_unreachable_target_says_so_and_touches_nothing(
         rollbacks.predict(stack, first)
     assert error.value.reason == "rollback.unreachable"
     assert rollbacks.everything(stack) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_random_histories_match_a_model(
+    database_url: str, gateway: GatewayProcess, tmp_path: Path, seed: int
+) -> None:
+    """Deposits, releases and rollbacks, some of them killed; the model is what was remembered."""
+    choose = random.Random(seed)
+    stack = Stack(tmp_path / "prod", database_url, gateway).prepare(seed=1000 * seed + 21)
+    remembered: list[Memory] = []
+    owed: set[str] = set()
+    for number in range(12):
+        what = choose.choice(["release", "release", "deposit", "roll back", "killed"])
+        if what == "deposit":
+            chain = choose.choice([OTHER, *rollbacks.periods(stack)])
+            rollbacks.book(stack, chain, choose.randint(1, 900))
+        elif what == "release":
+            reopen(stack)
+            with stack.connection() as connection:
+                stack.load(connection, 3, seed=1000 * seed + 100 + number)
+            remembered.append(remember(stack, f"random-{seed}-{number}"))
+        elif remembered:
+            place = choose.randrange(len(remembered))
+            target = remembered[place]
+            if what == "killed":
+                die(stack, target, planned_digest(stack, target.first), Dying(choose.randrange(25)))
+            rollbacks.roll_back(stack, target.first)
+            owed |= {one.first for one in remembered[place + 1 :]}
+            del remembered[place + 1 :]
+            assert rollbacks.balances(stack) == target.balances
+            states = rollbacks.periods(stack)
+            assert {key: states[key] for key in target.periods} == target.periods
+            tokens = rollbacks.tokens(stack)
+            assert {key: tokens[key] for key in target.tokens} == target.tokens
+            later = {status for key, status in tokens.items() if key not in target.tokens}
+            assert later <= {"consumed", "REVOKED"}
+        listed = rollbacks.rows(stack, "SELECT manifest_sha256 FROM apgms_release.obligation")
+        assert {row[0] for row in listed} == owed
+    assert rollbacks.check(stack).problems == []
+
+
+def remember(stack: Stack, submission_id: str) -> Memory:
+    """Release what is ready; return what the stack is then."""
+    manifest = stack.bundle(submission_id)
+    stack.release(manifest)
+    return Memory(
+        manifest.checksum,
+        "",
+        rollbacks.balances(stack),
+        rollbacks.periods(stack),
+        rollbacks.tokens(stack),
+    )
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_moment_leaves_all_or_nothing(
+    prepared: tuple[Stack, Memory], tmp_path: Path
+) -> None:
+    source, memory = prepared
+    for number in range(8):
+        with rollbacks.copied(source, tmp_path / str(number)) as stack:
+            digest = planned_digest(stack, memory.first)
+            options = module_options(stack, memory.first, plan_sha256=digest)
+            kill_module("rollback", options, after=0.3 + 0.2 * number)
+            assert_finished_by_the_same_command(stack, memory, digest)
+
+
+def kill_module(name: str, options: dict[str, Any], after: float) -> None:
+    """Run a module in a process of its own and kill it, if it still runs ``after`` seconds."""
+    with subprocess.Popen(
+        [sys.executable, "-m", f"{PACKAGE}.{name}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT / ".collections")},
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": options}).encode())
+        process.stdin.close()
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.kill()

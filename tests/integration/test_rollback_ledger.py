@@ -226,6 +226,18 @@ def test_a_row_admitted_late_below_the_target_is_mirrored(connection: Any) -> No
     assert [(change[:3], change.balance_cents) for change in changes] == [(CHAINS[2], 55)]
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 3])
+def test_a_target_may_end_within_an_extent(connection: Any, size: int) -> None:
+    history = History(connection)
+    for amount in (100, 200, 300):
+        history.book(CHAINS[0], amount)
+    history.admit()
+    ledger.prepare(connection, ORIGIN, size)
+    changes = ledger.planned_chains(connection, net=False)
+    assert sum(change.originals for change in changes) == 3 - size
+    assert {change.target_balance_cents for change in changes} <= {sum((100, 200, 300)[:size])}
+
+
 def test_one_negative_row_per_period_takes_one_net_row(connection: Any) -> None:
     connection.execute(ONE_NEGATIVE)
     assert ledger.allows_one_row_per_period(connection)

@@ -146,10 +146,10 @@ class Demo:
         """Plan the rollback, sign for it, carry it out, check the ledger."""
         env = {"ROLLBACK_TARGET": target}
         plan = self.play("rollback", stack="prod", env=env, args=["--check", "--diff"])
-        digest = re.search(r"\b[0-9a-f]{64}\b(?=[^\n]*plan)|plan[^\n]*?\b([0-9a-f]{64})\b", plan)
+        digest = re.search(r"Plan ([0-9a-f]{64}) to", plan)
         if digest is None:
             raise DemoError("the plan of the rollback does not say its digest")
-        extra = {"rollback_plan_sha256": digest[1] or digest[0], "rollback_reason": "demo"}
+        extra = {"rollback_plan_sha256": digest[1], "rollback_reason": "demo"}
         self.play("rollback", stack="prod", env=env, extra=extra)
         self.play("ledger_check", stack="prod")
 

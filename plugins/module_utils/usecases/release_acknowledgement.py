@@ -183,6 +183,8 @@ def _keep(context: Context, release: Release, document: bytes, verdict: str) -> 
 
 
 def _acknowledge(context: Context, release: Release, receipt: Receipt, document: bytes) -> Release:
+    context.progress.say(f"Recording the receipt: {receipt.accepted_count:,} RPTs accepted")
+
     def effects() -> dict[str, Any]:
         kept = _keep(context, release, document, "verified")
         _settle_claims(context.connection, release, receipt)

@@ -75,9 +75,13 @@ def intend(context: Context, manifest: Manifest, body: Body) -> Release:
             statements = require_approved(context, manifest)
             consume(context.connection, statements, manifest.checksum)
             release = new_release(context, manifest, body)
+            say = context.progress.say
+            say(f"Intent: claiming {manifest.batch_total:,} RPTs and comparing them")
             write_intent(context.connection, context.store, manifest, release)
             require_unchanged(context.connection, context.store, manifest)
+            say("Intent: verifying the ledger rows of their periods")
             require_ledger(context, manifest)
+            say("Intent: rehearsing how the receipt will be recorded")
             rehearse(context.connection, context.clock.now(), release)
             said = {
                 **_said(manifest, release, body),

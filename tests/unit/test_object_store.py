@@ -65,6 +65,18 @@ def test_other_bytes_are_refused_and_nothing_is_overwritten(store: ObjectStore) 
     assert read(store, "a") == b"1"
 
 
+def test_many_objects_are_put_like_single_ones(store: ObjectStore) -> None:
+    store.put_new("tile/7", b"7")
+    store.put_many((f"tile/{number}", b"%d" % number) for number in range(40))
+    assert {key: read(store, key) for key in store.keys("tile/")} == {
+        f"tile/{number}": b"%d" % number for number in range(40)
+    }
+    assert len(list(store.keys(""))) == 40
+    with pytest.raises(ObjectConflict):
+        store.put_many([("other", b"1"), ("tile/3", b"4")])
+    assert read(store, "tile/3") == b"3"
+
+
 def test_a_file_is_stored_like_bytes(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 3_000_000)

@@ -12,7 +12,7 @@ import io
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
-PUTS_AT_ONCE = 4
+PUTS_AT_ONCE = 16
 
 
 class ObjectMissing(ApgmsError):
@@ -126,15 +126,18 @@ class FolderStore:
         return True
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
-        folders: set[str] = set()
-        with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
-            _at_once(
-                lambda number, key, data: self._put(key, data, f"{scratch}/{number}", folders),
-                ((number, *each) for number, each in enumerate(objects)),
-            )
-        for folder in folders:
-            _sync_folder(Path(folder))
+        keys: list[str] = []
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
+                for number, (key, data) in enumerate(objects):
+                    _require_key(key)
+                    keys.append(key)
+                    _write_unsynced(f"{scratch}/{number}", data)
+                os.sync()  # once, for all of them, before any gets its name
+                self._name_all(keys, scratch)
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -153,23 +156,17 @@ class FolderStore:
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
-    def _put(self, key: str, data: bytes, copy: str, folders: set[str]) -> None:
-        _require_key(key)
-        target = f"{self._root}/{key}"  # a Path for each of thousands would cost more than its put
-        folder = target.rpartition("/")[0]
-        try:
-            if folder not in folders:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                folders.add(folder)
-            with open(copy, "wb", buffering=0) as stream:  # noqa: PTH123
-                stream.write(data)
-                os.fsync(stream.fileno())
-            os.link(copy, target)
-            os.unlink(copy)  # noqa: PTH108
-        except FileExistsError:
-            self._same_or_conflict(key, data)
-        except OSError as error:
-            raise _unreachable(self.url, error) from error
+    def _name_all(self, keys: list[str], scratch: str) -> None:
+        folders = {key.rpartition("/")[0] for key in keys}
+        for folder in folders:
+            (self._root / folder).mkdir(parents=True, exist_ok=True)
+        for number, key in enumerate(keys):
+            try:
+                os.link(f"{scratch}/{number}", f"{self._root}/{key}")
+            except FileExistsError:
+                self._same_or_conflict(key, Path(scratch, str(number)))
+        for folder in folders:
+            _sync_folder(self._root / folder)
 
     def _path(self, key: str) -> Path:
         _require_key(key)
@@ -214,7 +211,14 @@ class S3Store:
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         self._client  # noqa: B018 - made before threads share it
-        _at_once(self.put_new, objects)
+        pending: deque[Future[bool]] = deque()
+        with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
+            for key, data in objects:
+                if len(pending) == PUTS_AT_ONCE:
+                    pending.popleft().result()
+                pending.append(pool.submit(self.put_new, key, data))
+            for put in pending:
+                put.result()
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -303,18 +307,6 @@ class OverlayStore:
         yield from sorted({*self._store.keys(prefix), *mine})
 
 
-def _at_once(put: Callable[..., object], objects: Iterable[tuple[Any, ...]]) -> None:
-    """Put objects from several threads, with few of them outstanding at any time."""
-    pending: deque[Future[object]] = deque()
-    with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
-        for each in objects:
-            if len(pending) == 2 * PUTS_AT_ONCE:
-                pending.popleft().result()
-            pending.append(pool.submit(put, *each))
-        for one in pending:
-            one.result()
-
-
 def _require_key(key: str) -> None:
     if not {"", ".", ".."}.isdisjoint(key.split("/")):
         raise ValueError(f"{key!r} is not an object key")
@@ -350,6 +342,16 @@ def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
         yield name
     finally:
         os.unlink(name)  # noqa: PTH108 - mkstemp hands out a name, not a Path
+
+
+def _write_unsynced(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as stream:
+            stream.write(data)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write it out
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

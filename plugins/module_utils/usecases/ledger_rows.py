@@ -88,30 +88,27 @@ def one_view(connection: Connection) -> Iterator[None]:
     Inside a caller's transaction that one's isolation holds.
     """
     idle = is_idle(connection)
-    if idle:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    try:
-        with connection.transaction():
-            _settle(connection)
-            yield
-    finally:
+    with connection.transaction():
         if idle:
-            connection.isolation_level = None
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        _settle(connection)
+        yield
 
 
 @contextlib.contextmanager
 def same_view_beside(connection: Connection) -> Iterator[Connection]:
     """Yield a second connection that sees the same state as ``connection`` in :func:`one_view`."""
-    exported = connection.execute("SELECT pg_export_snapshot()").fetchone()
+    exported = connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0]
+    same = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported))
     info = connection.info
-    with psycopg.connect(info.dsn, password=info.password or None, autocommit=True) as second:
-        second.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        with second.transaction():
-            second.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported[0]))  # type: ignore[index]
-            )
-            _settle(second)
-            yield second
+    with (
+        psycopg.connect(info.dsn, password=info.password or None, autocommit=True) as second,
+        second.transaction(),
+    ):
+        second.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        second.execute(same)
+        _settle(second)
+        yield second
 
 
 def newest_id(connection: Connection) -> int | None:

@@ -82,7 +82,7 @@ def _damage(log: LedgerLog, batch: _Batch, tiles: list[tuple[Tile, bytes]]) -> I
     for tile, data in tiles:
         if log.read_tile(tile) != data:
             yield tile_damaged(log.at(log.key(tile.path)), "its hashes are not those of the ledger")
-    if read(log.store, batch.key) != batch.header + b"".join(batch.rows):
+    if read(log.store, batch.key) != b"".join([batch.header, *batch.rows]):
         yield segment_damaged(log.at(batch.key))
 
 

@@ -329,7 +329,7 @@ def _store_rows(
             namespaces.add(batch, leaves)
             tiles = list(builder.append(leaves))
             key = log.segment_key(first, builder.size)
-            send([(key, header + b"".join(batch)), *log.tile_objects(tiles)])
+            send([(key, b"".join([header, *batch])), *log.tile_objects(tiles)])
             segments.append((first, builder.size))
         send(log.tile_objects(builder.edge()))
     return segments

@@ -99,7 +99,17 @@ OVERCOME = [
 ]
 
 
-@pytest.mark.parametrize("fault", OVERCOME, ids=lambda fault: "-".join(map(str, fault.values())))
+def in_parts(faults: list[Any]) -> list[Any]:
+    """Return every other case as it is, the others marked slow."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else [case]), marks=marks)
+        for case, marks in zip(faults, itertools.cycle([(), pytest.mark.slow]))
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault", in_parts(OVERCOME), ids=lambda fault: "-".join(map(str, fault.values()))
+)
 def test_one_run_overcomes(stack: Stack, manifest: Manifest, fault: dict[str, Any]) -> None:
     stack.gateway.plan(fault)
     assert run(stack, manifest) == "ACKNOWLEDGED"
@@ -127,7 +137,9 @@ STOPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("faults", "reason", "after"), STOPS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("faults", "reason", "after"), in_parts(STOPS), ids=lambda value: str(value)[:60]
+)
 def test_a_run_stops_and_the_next_goes_on(
     stack: Stack, manifest: Manifest, faults: list[dict[str, Any]], reason: str, after: str
 ) -> None:

@@ -168,6 +168,7 @@ reason:
   type: str
 """
 
+import os
 from contextlib import nullcontext
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
@@ -199,8 +200,11 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot im
     take_snapshot,
 )
 
+NICENESS = 10
+
 
 def act(call: Call) -> Outcome:
+    os.nice(NICENESS)  # what writes the ledger meanwhile goes first
     options = call.options
     store = open_object_store(options["object_store"], options["object_store_endpoint"])
     if call.check_mode:

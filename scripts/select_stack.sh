@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.flags import Inventory, resolve
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import Inventory, resolve
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 
 VARIABLES = ("STACK", "SEED", "SMOKE", "DRY_RUN", "AWS_PROFILE")

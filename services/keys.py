@@ -20,8 +20,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import SCHEMA, namespace
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
+    SCHEMA,
+    namespace,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
 
 PEOPLE = {
     "operator": ("Olivia Operator", "operator", ["intent"]),

@@ -10,18 +10,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
+    Policy,
+    namespace,
+    parse_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.statement import (
+    Statement,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Batch,
     Flags,
     Ledger,
     Manifest,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import (
-    Policy,
-    namespace,
-    parse_policy,
-)
-from ansible_collections.apgms.release.plugins.module_utils.domain.statement import Statement
 from services.keys import Keys, policy_document, ssh_sign, write_policy
 
 NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)

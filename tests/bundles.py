@@ -11,15 +11,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.attestation import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.attestation import (
     VERDICT,
     attest,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     canonical,
     sha256_hex,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Batch,
     Ledger,
     Manifest,

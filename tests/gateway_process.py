@@ -17,7 +17,9 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import GatewayPins
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
+    GatewayPins,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import authority
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import key_id, public_pem
 

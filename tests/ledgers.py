@@ -14,18 +14,24 @@ from typing import Any
 
 import psycopg
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.chain import Link, next_link
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
     Policy,
     parse_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import (
+    Link,
+    next_link,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.cosign import Cosigned, cosign
-from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import (
+    Cosigned,
+    cosign,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
     Snapshot,
     take_snapshot,
 )

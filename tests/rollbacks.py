@@ -18,18 +18,24 @@ import psycopg
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases import rollback as use_case
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     Findings,
     check_ledger,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback import RolledBack
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback_order import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback import (
+    rollback as use_case,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.order import (
     Order,
     Ports,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.rollback import (
+    RolledBack,
+)
 from tests.faults.stack import Connection, Stack
 
 Key = tuple[str, str, str]

@@ -10,17 +10,17 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     canonical,
     sha256_hex,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Batch,
     Flags,
     Ledger,
     Manifest,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.receipt import Sent
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.receipt import Sent
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import (
     Body,
     submission_body,

@@ -16,7 +16,7 @@ def serve(folder: Path) -> None:
     """Take notices until the process is ended."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - http.server names it so
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             with (folder / "notices.jsonl").open("ab") as notices:
                 notices.write(body + b"\n")

@@ -34,7 +34,7 @@ from typing import IO, Any
 
 from ansible.plugins.callback import CallbackBase
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.operations_log import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.operations_log import (
     entry_line,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import iso_utc

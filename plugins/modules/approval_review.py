@@ -79,8 +79,13 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approve import Matter, draft
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import read_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approve import (
+    Matter,
+    draft,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    read_policy,
+)
 
 
 def act(call: Call) -> Outcome:

@@ -136,12 +136,14 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.clock import S
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approve import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approve import (
     Matter,
     Order,
     approve,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import read_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    read_policy,
+)
 
 
 def act(call: Call) -> Outcome:

@@ -146,7 +146,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approval_verify import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.verdict import (
     Question,
     verify_approvals,
 )

@@ -119,12 +119,14 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.evidence import (
     Order,
     Ports,
     package,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
 
 
 def act(call: Call) -> Outcome:

@@ -182,19 +182,23 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases import release_shown
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
     Progress,
     say_into,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.release import (
+    shown as release_shown,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release.release import (
     Order,
     Ports,
     predict,
     release,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
 
 
 def act(call: Call) -> Outcome:

@@ -73,7 +73,9 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.handover import hand_over
+from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.handover import (
+    hand_over,
+)
 
 
 def act(call: Call) -> Outcome:

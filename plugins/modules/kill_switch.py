@@ -85,7 +85,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     rehearsal,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.kill_switch import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import (
     position,
     turn,
 )

@@ -88,12 +88,14 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     SHOWN_IDS,
     Findings,
     check_ledger,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
 
 
 def act(call: Call) -> Outcome:

@@ -71,14 +71,16 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import parse_policy
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
+    parse_policy,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     OverlayStore,
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.cosign import cosign
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
 
 
 def act(call: Call) -> Outcome:

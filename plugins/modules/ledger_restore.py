@@ -98,13 +98,15 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.restore import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.restore import (
     predict,
     restore,
     result,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback_order import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.order import (
     StackPorts,
 )
 

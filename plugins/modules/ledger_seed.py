@@ -116,15 +116,17 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.clock import (
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.rpt_key import open_rpt_key
-from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
     Progress,
     say_into,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_kept
-from ansible_collections.apgms.release.plugins.module_utils.usecases.seed import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.seed import (
     SeedRequest,
     require_proto,
     seed_ledger,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    newest_kept,
 )
 
 

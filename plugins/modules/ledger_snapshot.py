@@ -190,12 +190,16 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.log_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_manifest_head,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.log_restore import open_origin
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_restore import (
+    open_origin,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
     Snapshot,
     take_snapshot,
 )

@@ -61,7 +61,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.operations_log import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.operations_log import (
     archive_log,
 )
 

@@ -84,7 +84,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.webhook import
     Webhook,
     open_webhook,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.outbox import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.outbox import (
     Delivery,
     notify,
     predict,

@@ -100,7 +100,10 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import Pulled, pull
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    Pulled,
+    pull,
+)
 
 
 def act(call: Call) -> Outcome:

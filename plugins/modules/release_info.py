@@ -140,7 +140,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.release_info import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release.info import (
     describe,
     obligations,
     past_releases,

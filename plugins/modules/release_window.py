@@ -152,13 +152,17 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.reopening import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.reopening import (
     Order,
     carry_out,
     predict,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.windows import require_open
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.windows import (
+    require_open,
+)
 
 
 def act(call: Call) -> Outcome:

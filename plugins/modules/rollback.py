@@ -193,15 +193,19 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases import rollback_shown
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback import (
-    predict,
-    rollback,
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback_order import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback import (
+    shown as rollback_shown,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.order import (
     Order,
     Ports,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.rollback import (
+    predict,
+    rollback,
 )
 
 if TYPE_CHECKING:

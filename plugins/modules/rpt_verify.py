@@ -202,11 +202,11 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.flags import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import (
     Inventory,
     resolve,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.site_rules import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_rules import (
     parse_site_rules,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
@@ -221,12 +221,14 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
     Progress,
     say_into,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_bundle import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_bundle import (
     SITE_RULES,
     Bundle,
     Order,

@@ -108,18 +108,24 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.check_seed import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
+    Progress,
+    say_into,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.check_seed import (
     Checked,
     Expectation,
     check_seed,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import (
-    Progress,
-    say_into,
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.seed import (
+    require_proto,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_kept
-from ansible_collections.apgms.release.plugins.module_utils.usecases.seed import require_proto
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    newest_kept,
+)
 
 
 def act(call: Call) -> Outcome:

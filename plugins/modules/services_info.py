@@ -75,7 +75,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.services import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.services import (
     compose_services,
     local_services,
 )

@@ -123,7 +123,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.site_rules import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_rules import (
     parse_site_rules,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
@@ -132,7 +132,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.rpt_key import open_rpt_key
-from ansible_collections.apgms.release.plugins.module_utils.usecases.smoke import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.smoke import (
     SmokePorts,
     SmokeRequest,
     run_smoke,

@@ -159,8 +159,8 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.flags import Inventory
-from ansible_collections.apgms.release.plugins.module_utils.usecases.stack_guard import guard
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import Inventory
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.stack_guard import guard
 
 DEFAULT_PURPOSE = {"proto": "prototype", "prod": "release"}
 

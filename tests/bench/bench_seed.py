@@ -17,14 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.usecases.check_seed import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.check_seed import (
     Expectation,
     check_seed,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_shipped
-from ansible_collections.apgms.release.plugins.module_utils.usecases.seed import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.seed import (
     SeedRequest,
     seed_ledger,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    newest_shipped,
 )
 from services.rates.__main__ import SHIPPED
 from tests.bench.__main__ import Figure

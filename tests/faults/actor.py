@@ -14,10 +14,10 @@ from typing import Any
 
 import psycopg
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases import release
-from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release import release
 from tests.faults.stack import Stack
 
 GO, CUT, DIE = b"g", b"c", b"k"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from tests.faults import invariants
 from tests.faults.actor import CUT, DIE, GO, Actor, Point
 from tests.faults.stack import Stack

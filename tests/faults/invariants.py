@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.chain import Link, deviations
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import (
+    Link,
+    deviations,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 from tests.faults.stack import Connection, Stack
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import Body
-from ansible_collections.apgms.release.plugins.module_utils.usecases import release, release_intent
-from ansible_collections.apgms.release.plugins.module_utils.usecases.release_records import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release import (
+    intent as release_intent,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release import release
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release.records import (
     Context,
     Release,
 )

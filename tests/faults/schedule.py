@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
-from ansible_collections.apgms.release.plugins.module_utils.usecases.release_records import find
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release.records import find
 from tests.faults import invariants
 from tests.faults.actor import CUT, DIE, Actor
 from tests.faults.backup import Backup

@@ -14,20 +14,34 @@ from typing import Any
 
 import psycopg
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Flags, Manifest
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import Policy, namespace
-from ansible_collections.apgms.release.plugins.module_utils.domain.statement import Statement
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
+    Policy,
+    namespace,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.statement import (
+    Statement,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
+    Flags,
+    Manifest,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import Clock, DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import Gateway
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import open_gateway
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases import release, rpt_bundle
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.progress import Progress
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish, pull
-from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle import rpt_bundle
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    publish,
+    pull,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release import release
 from services.keys import Keys, make_keys, policy_document, ssh_sign, write_policy
 from services.loader import load
 from services.rates.__main__ import SHIPPED

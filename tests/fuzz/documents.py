@@ -8,19 +8,25 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from ansible_collections.apgms.release.plugins.module_utils.domain import flags as rules
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
-    canonical,
-    parse_canonical,
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval import flags as rules
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.signers import (
+    parse_signer_line,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import parse_manifest
-from ansible_collections.apgms.release.plugins.module_utils.domain.signers import parse_signer_line
-from ansible_collections.apgms.release.plugins.module_utils.domain.statement import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.statement import (
     parse_statement,
     require_subject,
 )
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+    parse_canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
+    parse_manifest,
+)
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
 from tests.approvals import run_of
 from tests.fuzz.mutations import STRINGS, bytes_of, mutate_bytes, mutate_document
 from tests.fuzz.world import OTHERS, World, public_key, reason_of

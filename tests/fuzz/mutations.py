@@ -14,7 +14,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
 
 STRINGS = ("", " ", "x", "0", "*", "prod", "proto", "ab" * 32, "é", "\u0000", "A" * 600, "null")
 VALUES: tuple[Any, ...] = (*STRINGS, None, True, False, 0, 1, -1, 2**53 - 1, [], {}, ["x"])

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
-    canonical,
-    sha256_hex,
-)
-from ansible_collections.apgms.release.plugins.module_utils.domain.statement import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.statement import (
     SUBJECTS,
     parse_statement,
 )
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+    sha256_hex,
+)
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approvals import (
     consume,
     require_statement,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.statements import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.statements import (
     read_statements,
 )
 from tests.approvals import NOW

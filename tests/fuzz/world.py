@@ -10,14 +10,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import namespace
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import namespace
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approval_review import Review
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approvals import (
     review_approvals,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.review import Review
 from services.keys import make_keys, make_ssh_key, policy_document, write_policy
 from tests.approvals import NOW, make_manifest, run_of
 from tests.fuzz.mutations import Pen

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approvals import (
     consume,
     require_approvals,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
 from services.keys import Keys, make_keys, policy_document, write_policy
 from tests.approvals import run_of
 from tests.bundles import put_bundle, store_in

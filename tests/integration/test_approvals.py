@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import Policy
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.statement import Signed
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Batch,
     Flags,
     Manifest,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import Policy
-from ansible_collections.apgms.release.plugins.module_utils.domain.statement import Signed
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approvals import (
     consume,
     require_approvals,
     require_statement,

@@ -10,22 +10,24 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import Policy
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Flags,
     Manifest,
     Previous,
     object_key,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import Policy
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
-from ansible_collections.apgms.release.plugins.module_utils.usecases.approve import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approve import (
     Approval,
     Matter,
     Order,
     approve,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.examination import examine
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.examination import (
+    examine,
+)
 from services.keys import Keys, make_keys, policy_document
 from tests.approvals import NOW, Desk, run_of
 from tests.bundles import put_bundle, rebatched, rpt_row, store_in

@@ -14,13 +14,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import sha256_hex
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    sha256_hex,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_rules import (
+    SiteRule,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Flags,
     object_key,
     parse_manifest,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.site_rules import SiteRule
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
@@ -32,16 +36,21 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle_files import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.files import (
     require_unaltered,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish, pull
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_bundle import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_bundle import (
     Bundle,
     Order,
     Ports,
     build_bundle,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    publish,
+    pull,
 )
 from services.keys import Keys, make_keys, policy_document, write_policy
 from services.loader import load

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import parse_canonical
-from ansible_collections.apgms.release.plugins.module_utils.usecases.operations_log import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    parse_canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.operations_log import (
     verify_log,
 )
 from tests.conftest import ROOT

@@ -14,10 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.attestation import SEAL, attest
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Flags
-from ansible_collections.apgms.release.plugins.module_utils.domain.operations_log import entry_line
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.attestation import (
+    SEAL,
+    attest,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.operations_log import (
+    entry_line,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Flags
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
@@ -29,10 +36,16 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases import evidence, rpt_bundle
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish, pull
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle import rpt_bundle
+from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence import evidence
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    publish,
+    pull,
+)
 from services.keys import make_keys, policy_document, write_policy
 from services.loader import load
 from services.rates.__main__ import SHIPPED

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.receipt import verify_receipt
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.receipt import (
+    verify_receipt,
+)
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import (
     Attempt,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from tests.conftest import ROOT
 from tests.faults.invariants import require_accepted_once
 from tests.faults.stack import Stack

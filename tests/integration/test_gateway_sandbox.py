@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Flags
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Flags
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import (
     Attempt,
     Body,
@@ -324,7 +324,7 @@ def test_a_file_that_cannot_be_used_is_one_message(tmp_path: Path, spoiled: str)
 
 SEND = """
 import functools, pathlib, sys
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import GatewayPins
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import GatewayPins
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import (
     authority, submission_body)
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import open_gateway

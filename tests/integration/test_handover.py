@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import parse_canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import object_key
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    parse_canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
+    object_key,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
     read,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle_files import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.files import (
     checksum_file,
 )
 from tests.approvals import make_manifest

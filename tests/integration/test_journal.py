@@ -20,7 +20,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 
 Connection = psycopg.Connection[tuple[object, ...]]
 

@@ -12,7 +12,7 @@ from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsE
 from ansible_collections.apgms.release.plugins.module_utils.libraries import psycopg
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.kill_switch import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import (
     position,
     require_off,
     turn,

@@ -5,13 +5,14 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
+
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
     connect,
     rehearsal,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.lease import current, hold
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.lease import current, hold
 
 Connection = psycopg.Connection[tuple[object, ...]]
 

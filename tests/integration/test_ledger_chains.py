@@ -11,13 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.chain import hash_after
-from ansible_collections.apgms.release.plugins.module_utils.domain.extent import expand
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_chains import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import hash_after
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.extent import expand
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chains import (
     Scope,
     check_chains,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_rows import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
     ledger_columns,
 )
 from tests.ledgers import LedgerWriter, make_stack

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain import recount
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger import recount
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases import ledger_check
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    check as ledger_check,
+)
 from tests import rollbacks
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess

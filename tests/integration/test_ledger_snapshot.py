@@ -8,21 +8,28 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import sha256_hex
-from ansible_collections.apgms.release.plugins.module_utils.domain.chain import Chain
-from ansible_collections.apgms.release.plugins.module_utils.domain.leaf import leaf_hash, line
-from ansible_collections.apgms.release.plugins.module_utils.domain.tree import root_of
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    sha256_hex,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf import (
+    leaf_hash,
+    line,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.tree import root_of
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
     OverlayStore,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases import snapshot as snapshots
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_archive import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    snapshot as snapshots,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.archive import (
     archived_rows,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.log_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
     verify_chains_against_leaves,
 )

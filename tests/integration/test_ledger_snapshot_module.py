@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     canonical,
     sha256_hex,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.checkpoint import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.checkpoint import (
     LOG_SIGNATURE,
     verifier_key,
 )

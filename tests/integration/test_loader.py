@@ -11,9 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.abn import has_valid_checksum
-from ansible_collections.apgms.release.plugins.module_utils.usecases.check_seed import broken_rows
-from ansible_collections.apgms.release.plugins.module_utils.usecases.check_seed_rules import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.abn import has_valid_checksum
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.check_seed import (
+    broken_rows,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.check_seed_rules import (
     AUDIT_RULES,
     LEDGER_RULES,
     TOKEN_RULES,

@@ -14,7 +14,7 @@ from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsE
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.ports.webhook import open_webhook
-from ansible_collections.apgms.release.plugins.module_utils.usecases.outbox import queue
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.outbox import queue
 from tests.module_process import run_module
 
 CHECKSUM = "ab" * 32

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect, rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
     pin_policy,
 )

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Flags,
     Manifest,
     object_key,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.usecases import reopening
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
-from ansible_collections.apgms.release.plugins.module_utils.usecases.windows import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack import reopening
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.windows import (
     close,
     open_closures,
 )

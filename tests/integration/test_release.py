@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
@@ -24,14 +24,14 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     FolderStore,
     OverlayStore,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.lease import current
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release import release
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack import (
     kill_switch,
-    release,
     windows,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
-from ansible_collections.apgms.release.plugins.module_utils.usecases.lease import current
-from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
 from services.keys import write_policy
 from tests.faults.actor import Actor
 from tests.faults.backup import Backup

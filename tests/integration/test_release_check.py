@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Manifest,
     object_key,
 )
@@ -22,8 +22,10 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.policy import load_policy
-from ansible_collections.apgms.release.plugins.module_utils.usecases.release_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    load_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release.check import (
     Ports,
     ReleaseVerdict,
     check_release,

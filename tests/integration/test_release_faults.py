@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from tests.faults.invariants import require_accepted_once
 from tests.faults.stack import Stack

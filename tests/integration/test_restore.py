@@ -11,8 +11,10 @@ import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
-from ansible_collections.apgms.release.plugins.module_utils.usecases import restore
-from ansible_collections.apgms.release.plugins.module_utils.usecases.snapshot import take_snapshot
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import restore
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
+    take_snapshot,
+)
 from tests import rollbacks
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess

@@ -17,17 +17,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     canonical,
     sha256_hex,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
-from ansible_collections.apgms.release.plugins.module_utils.usecases.release_info import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release.info import (
     past_releases,
     require_not_undone,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.steps import Steps
 from services.keys import write_policy
 from tests import rollbacks
 from tests.conftest import ROOT

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.rollback_plan import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.rollback_plan import (
     balances_digest,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases import (
-    rollback_ledger as ledger,
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback import (
+    ledger as ledger,
 )
 
 ORIGIN = "apgms.example/prod"

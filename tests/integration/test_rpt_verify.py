@@ -12,18 +12,20 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
     Policy,
     parse_policy,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.rpt import Checked
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rpt import Checked
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rpt_verify import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_verify import (
     RptVerdict,
     candidate_periods,
     verify_rows,

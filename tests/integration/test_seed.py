@@ -16,17 +16,19 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.usecases.audit_log import append
-from ansible_collections.apgms.release.plugins.module_utils.usecases.check_seed import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.audit_log import append
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.check_seed import (
     Checked,
     Expectation,
     check_seed,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import newest_shipped
-from ansible_collections.apgms.release.plugins.module_utils.usecases.seed import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.seed import (
     Seeded,
     SeedRequest,
     seed_ledger,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
+    newest_shipped,
 )
 from services.rates.__main__ import SHIPPED
 

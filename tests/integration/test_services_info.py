@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.services import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.services import (
     compose_services,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.site_rules import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_rules import (
     parse_site_rules,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
@@ -21,12 +21,12 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.rpt_key import open_rpt_key
-from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
-from ansible_collections.apgms.release.plugins.module_utils.usecases.smoke import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.smoke import (
     SmokePorts,
     SmokeRequest,
     run_smoke,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
 from services.keys import make_keys, policy_document, write_policy
 from services.rates.__main__ import SHIPPED
 from tests.gateway_process import GatewayProcess

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.stack_guard import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.stack_guard import (
     Inventory,
     guard,
 )

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Manifest
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases import release
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
-from ansible_collections.apgms.release.plugins.module_utils.usecases.kill_switch import turn
-from ansible_collections.apgms.release.plugins.module_utils.usecases.windows import close
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.release import release
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.windows import close
 from tests.faults.clock import VirtualClock
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import Policy
-from ansible_collections.apgms.release.plugins.module_utils.domain.window import Window
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import Policy
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.window import Window
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.libraries import psycopg
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import (
@@ -25,13 +25,13 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     read,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
-from ansible_collections.apgms.release.plugins.module_utils.usecases.journal import Journal
-from ansible_collections.apgms.release.plugins.module_utils.usecases.reopening import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.reopening import (
     Order,
     carry_out,
     predict,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.windows import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.windows import (
     close,
     open_closures,
     require_open,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.abn import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.abn import (
     abn_of,
     has_valid_checksum,
 )

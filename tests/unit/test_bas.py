@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.bas import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.bas import (
     BasLabels,
     PayrollLine,
     TradeLine,

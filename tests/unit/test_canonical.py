@@ -7,7 +7,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     MAX_SAFE_INTEGER,
     canonical,
     parse_canonical,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.chain import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import (
     BALANCE_MISMATCH,
     BROKEN_LINK,
     HASH_MISMATCH,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.checkpoint import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.checkpoint import (
     LOG_SIGNATURE,
     Checkpoint,
     cosign,

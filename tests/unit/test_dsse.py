@@ -15,15 +15,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.attestation import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.attestation import (
     PAYLOAD_TYPE,
     SEAL,
     VERDICT,
     attest,
     read_attestation,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.dsse import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.dsse import (
     open_envelope,
     pre_authentication_encoding,
     seal,

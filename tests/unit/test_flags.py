@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.flags import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import (
     Inventory,
     Setting,
     from_env_file,
@@ -25,7 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.flags import 
     require_lawful,
     resolve,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import Flags
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Flags
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 
 FLAGS = ("SEED", "SMOKE", "DRY_RUN")

@@ -19,8 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import sha256_hex
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import GatewayPins
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
+    GatewayPins,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    sha256_hex,
+)
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import (
     CONTRACT,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.gst import gst_cents
-from ansible_collections.apgms.release.plugins.module_utils.domain.rates import parse_catalog
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.gst import gst_cents
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rates import parse_catalog
 from services.rates.__main__ import SHIPPED
 
 CATALOG = parse_catalog((SHIPPED / "2024-25" / "catalog.json").read_bytes())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.leaf import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf import (
     OUTPUT_SETTINGS,
     leaf_hash,
     leaf_hashes,
@@ -17,7 +17,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.leaf import (
     values,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger_rows import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
     copied,
     ledger_columns,
     one_view,

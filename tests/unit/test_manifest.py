@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.manifest import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     Batch,
     Flags,
     Ledger,
@@ -22,7 +24,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.manifest impo
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
-from ansible_collections.apgms.release.plugins.module_utils.usecases.manifests import load_manifest
+from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.manifests import (
+    load_manifest,
+)
 
 
 def digest(name: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.apgms.release.plugins.callback.operations_log import _last_line
-from ansible_collections.apgms.release.plugins.module_utils.domain.operations_log import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.operations_log import (
     BrokenLog,
     Head,
     entry_line,
@@ -18,7 +18,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     FolderStore,
     read,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.operations_log import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.operations_log import (
     archive_log,
     verify_log,
 )

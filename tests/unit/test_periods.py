@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.periods import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.periods import (
     PeriodDays,
     parse_period_id,
 )

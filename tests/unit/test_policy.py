@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
     missing_from_quorum,
     namespace,
     parse_policy,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from services.keys import Keys, make_keys, policy_document, signer_line

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.periods import parse_period_id
-from ansible_collections.apgms.release.plugins.module_utils.domain.rates import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.periods import (
+    parse_period_id,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rates import (
     Bracket,
     Catalog,
     newest_covering,

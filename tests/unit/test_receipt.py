@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain import dsse
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.receipt import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats import dsse
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.receipt import (
     PAYLOAD_TYPE,
     SCHEMA,
     Rejection,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.release_state import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.release_state import (
     MOVES,
     OPEN,
     TERMINAL,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.retry import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.retry import (
     LONGEST_SECONDS,
     SHORTEST_SECONDS,
     pause,

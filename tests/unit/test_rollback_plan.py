@@ -12,26 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.chain import Chain
-from ansible_collections.apgms.release.plugins.module_utils.domain.image import ImageRow
-from ansible_collections.apgms.release.plugins.module_utils.domain.mirror import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.mirror import (
     Original,
     mirror_uuid,
     mirrors,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.obligation import Claim
-from ansible_collections.apgms.release.plugins.module_utils.domain.restoration import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.image import ImageRow
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.obligation import Claim
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.restoration import (
     FINAL_PERIOD_STATES,
     FINAL_TOKEN_STATUSES,
     StateChange,
     state_changes,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.rollback_plan import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.rollback_plan import (
     ChainChange,
     Plan,
     balances_digest,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.rollback_target import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.rollback_target import (
     PastRelease,
     find_target,
 )

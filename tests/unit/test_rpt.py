@@ -16,10 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.anomaly import anomalies
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import canonical
-from ansible_collections.apgms.release.plugins.module_utils.domain.image import flat_line
-from ansible_collections.apgms.release.plugins.module_utils.domain.rpt import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.image import flat_line
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.anomaly import anomalies
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rpt import (
     Checked,
     Period,
     Rules,
@@ -27,7 +29,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.rpt import (
     check,
     load_keys,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.rpt_payload import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rpt_payload import (
     candidate_messages,
     compact,
 )

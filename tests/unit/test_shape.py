@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.shape import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.shape import (
     CENTS,
     MapOf,
     require_shape,

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.signers import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.signers import (
     SignerLine,
     parse_public_key,
     parse_signer_line,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.ssh_signature import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.ssh_signature import (
     Expected,
     parse_signature,
     require_claims,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain import spot_check
-from ansible_collections.apgms.release.plugins.module_utils.domain.rates import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax import spot_check
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rates import (
     Catalog,
     parse_catalog,
 )

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.canonical import (
-    canonical,
-    parse_canonical,
-)
-from ansible_collections.apgms.release.plugins.module_utils.domain.policy import KINDS
-from ansible_collections.apgms.release.plugins.module_utils.domain.statement import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import KINDS
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.statement import (
     SUBJECTS,
     Statement,
     parse_statement,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+    parse_canonical,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 

@@ -13,27 +13,29 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.abn import has_valid_checksum
-from ansible_collections.apgms.release.plugins.module_utils.domain.anomaly import anomalies
-from ansible_collections.apgms.release.plugins.module_utils.domain.period_states import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.abn import has_valid_checksum
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.anomaly import anomalies
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.period_states import (
     PeriodState,
     close_period,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.periods import parse_period_id
-from ansible_collections.apgms.release.plugins.module_utils.domain.rates import parse_catalog
-from ansible_collections.apgms.release.plugins.module_utils.domain.rpt_payload import compact
-from ansible_collections.apgms.release.plugins.module_utils.domain.synthetic import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.periods import (
+    parse_period_id,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rates import parse_catalog
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rpt_payload import compact
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.synthetic import (
     Plan,
     anomaly_vector,
     entities,
     pays,
     sales,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.token_issue import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.token_issue import (
     compact_json,
     issue_token,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.seed_rows import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.seed_rows import (
     LEDGER_COLUMNS,
     THRESHOLDS,
     RowWriter,

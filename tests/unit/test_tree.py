@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.tree import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.tree import (
     EMPTY_ROOT,
     Tile,
     TreeBuilder,

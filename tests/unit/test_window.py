@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.window import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.approval.window import (
     WEEKDAYS,
     Calendar,
     parse_calendar,

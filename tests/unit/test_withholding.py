@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.rates import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rates import (
     Catalog,
     parse_catalog,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.withholding import (
+from ansible_collections.apgms.release.plugins.module_utils.domain.tax.withholding import (
     SCALES,
     Frequency,
     withholding_cents,

@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import IO, Protocol
 from urllib.parse import urlsplit
 
-from ..domain.policy import GatewayPins
-from ..domain.receipt import Rejection
+from ..domain.approval.policy import GatewayPins
+from ..domain.release.receipt import Rejection
 from ..errors import ApgmsError
 from ..libraries import cryptography_exceptions
 from .http import CHUNK_BYTES, LOOPBACK

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from ..domain.canonical import parse_json
-from ..domain.policy import GatewayPins
-from ..domain.receipt import read_rejection
+from ..domain.approval.policy import GatewayPins
+from ..domain.formats.canonical import parse_json
+from ..domain.release.receipt import read_rejection
 from ..errors import ApgmsError
 from .clock import Clock, SystemClock
 from .gateway import (

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ..domain.canonical import sha256_hex
+from ..domain.formats.canonical import sha256_hex
 from ..errors import ApgmsError, NotBuilt
 from ..libraries import ec, ed25519, hashes, serialization
 

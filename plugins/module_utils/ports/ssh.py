@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC
 from pathlib import Path
 
-from ..domain.ssh_signature import Expected
+from ..domain.approval.ssh_signature import Expected
 from ..errors import ApgmsError
 
 TIMEOUT_SECONDS = 60

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..domain.periods import PeriodDays, parse_period_id
-from ..domain.rates import (
+from ..domain.tax.periods import PeriodDays, parse_period_id
+from ..domain.tax.rates import (
     CATALOG_NAME,
     HASH_NAME,
     VERSION_FORM,

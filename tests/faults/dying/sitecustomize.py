@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-STEPS = "ansible_collections.apgms.release.plugins.module_utils.usecases.steps"
+STEPS = "ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps"
 
 
 class Finder(importlib.abc.MetaPathFinder):

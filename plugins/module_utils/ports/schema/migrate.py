@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...domain.canonical import sha256_hex
+from ...domain.formats.canonical import sha256_hex
 from ...errors import ApgmsError
 from . import bundles, log, policies, releases, rollbacks
 

@@ -1,0 +1,89 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The auditor's confirmation of a ledger checkpoint: a C2SP cosignature.
+
+What it says is that the auditor has rebuilt the tree from the archived rows, on top of the last
+checkpoint he confirmed. He needs the object store and his own copy of the policy, no database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...domain.approval.policy import Policy
+from ...domain.ledger import checkpoint as notes
+from ...domain.ledger.leaf import leaf_hashes, line
+from ...errors import ApgmsError
+from ...ports.clock import Clock
+from ...ports.object_store import ObjectStore
+from ...ports.signer import Signer, key_id
+from .archive import admitted_later, segments
+from .log import LedgerLog, LogHead, forked
+
+
+@dataclass(frozen=True)
+class Cosigned:
+    """A confirmed checkpoint. ``line`` is None in what was confirmed before."""
+
+    head: LogHead
+    cosigner: str
+    confirmed_size: int
+    """Tree size of the checkpoint confirmed before; 0 for the first."""
+    rebuilt_rows: int
+    line: bytes | None
+
+
+def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> Cosigned:
+    """Rebuild the tree above the last confirmed checkpoint, then confirm the newest one.
+
+    :param signer: the auditor's Ed25519 key, one that the policy pins as a cosigner
+    :raises ApgmsError: ``log.unknown_cosigner``, ``log.nothing_to_cosign``, ``log.forked``,
+        ``log.segment_damaged``, ``log.tile_damaged``
+    """
+    log = LedgerLog(store, policy)
+    name = _cosigner(policy, signer)
+    head = log.newest()
+    if not head.note:
+        raise _nothing(log)
+    before = log.cosigned() or LogHead(log.origin, 0, b"", b"")
+    if name in log.cosignatures(head):
+        return Cosigned(head, name, before.tree_size, 0, None)
+    log.require_prefix(before, head)
+    rebuilt = _rebuild(log, before, head)
+    time = int(clock.now().timestamp())
+    cosignature = notes.cosign(head.note, name, signer.public_pem, time, signer.sign)
+    store.put_new(log.cosignature_key(head.tree_size, name), cosignature)
+    return Cosigned(head, name, before.tree_size, rebuilt, cosignature)
+
+
+def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
+    builder = log.builder(before.tree_size)
+    for snapshot in admitted_later(log, before.tree_size):
+        for segment in segments(log, snapshot):
+            for _tile in builder.append(leaf_hashes(line(segment.columns), segment.lines)):
+                pass
+    if builder.root() != head.root:
+        raise forked(log.at(log.key("segment/")), "the archived rows do not give the signed root")
+    return builder.size - before.tree_size
+
+
+def _cosigner(policy: Policy, signer: Signer) -> str:
+    for name, pem in policy.log.cosigners.items():
+        if key_id(pem.encode()) == signer.key_id:
+            return name
+    raise ApgmsError(
+        "log.unknown_cosigner",
+        "This key may not confirm checkpoints",
+        where="cosign_key",
+        why=f"the policy's log.cosigners do not name the key {signer.key_id}",
+        mend="name the auditor's own key, or have log.cosigners of the policy extended and signed",
+    )
+
+
+def _nothing(log: LedgerLog) -> ApgmsError:
+    return ApgmsError(
+        "log.nothing_to_cosign",
+        "There is no checkpoint to confirm",
+        where=log.at(log.key("checkpoint/")),
+        why="no ledger snapshot has been taken",
+        mend="make ledger-snapshot STACK=prod",
+    )

@@ -1,0 +1,119 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The plain files of a ledger snapshot: ``ledger/<namespace>.json`` and ``ledger_hashes.json``.
+
+A namespace is a tax type in lower case. Its file says how many rows it has, their balance, and a
+digest of them; it holds no rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ...domain.formats.canonical import canonical, sha256_hex
+from ...domain.ledger.leaf import values
+from .rows import PeriodTotal
+
+NAMESPACE_SCHEMA = "apgms.release/ledger-namespace/1"
+
+
+class Namespaces:
+    """Totals and digests by namespace, continued from the snapshot before.
+
+    ``rows_sha256`` is the SHA-256 of the digest before (nothing, for the first) and the leaf hashes
+    of the snapshot's rows of this namespace, in order of position.
+    """
+
+    def __init__(self, before: Mapping[str, Any], columns: Sequence[str]) -> None:
+        self._before = before
+        self._column = columns.index("tax_type")
+        self._digests: dict[str, Any] = {}
+        self._names: dict[bytes, str] = {}
+
+    def add(self, rows: Sequence[bytes], leaves: Sequence[bytes]) -> None:
+        """Add rows, as COPY text, with their leaf hashes."""
+        column = self._column
+        found: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        for row, leaf in zip(rows, leaves, strict=True):
+            found[row.split(b"\t", column + 1)[column]].append(leaf)
+        for field, hashes in found.items():
+            self._digest(field).update(b"".join(hashes))
+
+    def document(self, totals: Iterable[PeriodTotal]) -> dict[str, Any]:
+        """Return what is known of each namespace now, with the totals of the rows that were added.
+
+        Amounts are decimal strings of cents.
+        """
+        by_name: defaultdict[str, list[PeriodTotal]] = defaultdict(list)
+        for total in totals:
+            by_name[namespace(total.tax_type)].append(total)
+        return {
+            name: self._namespace(name, by_name[name])
+            for name in sorted(self._before.keys() | by_name.keys())
+        }
+
+    def _digest(self, field: bytes) -> Any:
+        name = self._names.get(field)
+        if name is None:
+            name = self._names[field] = namespace(values(field)[0])
+        if name not in self._digests:
+            before = self._before.get(name, {}).get("rows_sha256", "")
+            self._digests[name] = hashlib.sha256(bytes.fromhex(before))
+        return self._digests[name]
+
+    def _namespace(self, name: str, added: list[PeriodTotal]) -> dict[str, Any]:
+        before = self._before.get(name, {})
+        digest = self._digests.get(name)
+        rows = sum(total.rows for total in added)
+        amount = sum(total.amount_cents for total in added)
+        return {
+            "rows": int(before.get("rows", 0)) + rows,
+            "balance_cents": str(int(before.get("balance_cents", 0)) + amount),
+            "rows_sha256": digest.hexdigest() if digest else before["rows_sha256"],
+            "added": {
+                "rows": rows,
+                "amount_cents": str(amount),
+                "chains": sum(total.chains for total in added),
+            },
+            "periods": _periods(before.get("periods", {}), added),
+        }
+
+
+def namespace(tax_type: str | None) -> str:
+    """Return the namespace of a tax type: lower case, anything unfit for a file name escaped."""
+    return quote((tax_type or "").lower(), safe="") or "none"
+
+
+def namespace_files(snapshot: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the contents of ``ledger/<namespace>.json`` by namespace.
+
+    :param snapshot: the snapshot's document in the log
+    """
+    common = {
+        "schema": NAMESPACE_SCHEMA,
+        "origin": snapshot["origin"],
+        "tree_size": snapshot["tree_size"],
+        "root": snapshot["root"],
+        "tree_range": [snapshot["previous_size"], snapshot["tree_size"]],
+    }
+    return {
+        name: canonical({**common, "namespace": name, **entry})
+        for name, entry in snapshot["namespaces"].items()
+    }
+
+
+def hashes_file(files: Mapping[str, bytes]) -> bytes:
+    """Return ``ledger_hashes.json``: the SHA-256 of each namespace's file."""
+    return canonical({name: sha256_hex(data) for name, data in files.items()})
+
+
+def _periods(before: Mapping[str, Any], added: list[PeriodTotal]) -> dict[str, Any]:
+    periods = {period_id: dict(entry) for period_id, entry in before.items()}
+    for total in added:
+        entry = periods.setdefault(total.period_id, {"rows": 0, "balance_cents": "0"})
+        entry["rows"] += total.rows
+        entry["balance_cents"] = str(int(entry["balance_cents"]) + total.amount_cents)
+    return periods

@@ -1,0 +1,275 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The ledger log as it stands in the object store: heads, tiles, segments, plans, cosignatures.
+
+``docs/ledger-log.md`` describes each object. The store is the log's record; nothing in it is ever
+overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...domain.approval.policy import Policy
+from ...domain.formats.canonical import canonical, parse_canonical
+from ...domain.ledger import checkpoint as notes
+from ...domain.ledger.extent import IdRange
+from ...domain.ledger.tree import (
+    EMPTY_ROOT,
+    HASH_BYTES,
+    TILE_WIDTH,
+    Tile,
+    TreeBuilder,
+    consistent,
+    tile_at,
+)
+from ...domain.ledger.tree import prove_consistency as prove
+from ...errors import ApgmsError
+from ...ports.object_store import ObjectMissing, ObjectStore, read
+
+SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
+PLAN_SCHEMA = "apgms.release/log-plan/1"
+RESTORE_SCHEMA = "apgms.release/log-restore/1"
+TILES_KEPT = 256
+_ORIGIN = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
+
+
+@dataclass(frozen=True)
+class LogHead:
+    """A verified checkpoint of a log; ``note`` is empty where the log has none yet."""
+
+    origin: str
+    tree_size: int
+    root: bytes
+    note: bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows the snapshot after a tree size admits, decided before any of them is stored.
+
+    A snapshot that was cut off is taken up again with the same rows, so that what it has stored
+    already is what it stores again.
+    """
+
+    columns: tuple[str, ...]
+    ranges: tuple[IdRange, ...]
+
+    def document(self, origin: str, size: int) -> dict[str, Any]:
+        """Return the plan as JSON values; ids are strings."""
+        return {
+            "schema": PLAN_SCHEMA,
+            "origin": origin,
+            "tree_size": str(size),
+            "columns": list(self.columns),
+            "ranges": [[str(one.first), str(one.last)] for one in self.ranges],
+        }
+
+
+class LedgerLog:
+    """The log of one origin in an object store."""
+
+    def __init__(self, store: ObjectStore, policy: Policy) -> None:
+        self.store = store
+        self.pins = policy.log
+        self.origin = current_origin(store, policy)
+        self._tiles: dict[Tile, bytes] = {}
+
+    @property
+    def generation(self) -> int:
+        """1 for the policy's own origin, one more for each that a restore opened."""
+        return int(self.origin.removeprefix(self.pins.origin).strip("/") or 1)
+
+    def sizes(self) -> list[int]:
+        """Return the tree sizes of the checkpoints, ascending."""
+        return [int(key.rpartition("/")[2]) for key in self.store.keys(self.key("checkpoint/"))]
+
+    def newest(self) -> LogHead:
+        """Return the newest checkpoint, its signature verified."""
+        sizes = self.sizes()
+        return self.head(sizes[-1]) if sizes else LogHead(self.origin, 0, EMPTY_ROOT, b"")
+
+    def head(self, size: int) -> LogHead:
+        """Return the checkpoint of a tree size.
+
+        :raises ApgmsError: ``log.checkpoint_invalid``
+        """
+        key = self.key(f"checkpoint/{size:016d}")
+        note = read(self.store, key)
+        try:
+            found = notes.verify(note, self.origin, self.pins.key.encode())
+            if found.size != size:
+                raise ValueError(f"the tree size is {found.size}")
+        except ValueError as error:
+            raise ApgmsError(
+                "log.checkpoint_invalid",
+                "A checkpoint of the ledger log does not verify",
+                where=self.at(key),
+                why=str(error),
+                mend="compare log.key in the policy with the key of apgms_log_key; a checkpoint "
+                "that was altered needs a signed restore statement",
+            ) from None
+        return LogHead(self.origin, size, found.root, note)
+
+    def cosigned(self) -> LogHead | None:
+        """Return the newest checkpoint that a cosigner of the policy has confirmed."""
+        sizes = {int(key.split("/")[-2]) for key in self.store.keys(self.key("cosignature/"))}
+        heads = map(self.head, sorted(sizes, reverse=True))
+        return next((head for head in heads if self.cosignatures(head)), None)
+
+    def cosignatures(self, head: LogHead) -> dict[str, int]:
+        """Return who has confirmed a checkpoint, and when (seconds since 1970 UTC)."""
+        found = {}
+        for name, pem in self.pins.cosigners.items():
+            with contextlib.suppress(ObjectMissing, ValueError):
+                line = read(self.store, self.cosignature_key(head.tree_size, name))
+                found[name] = notes.verify_cosignature(head.note, line, name, pem.encode())
+        return found
+
+    def cosignature_key(self, size: int, name: str) -> str:
+        """Return the key of a cosigner's line on the checkpoint of a tree size."""
+        pem = self.pins.cosigners[name].encode()
+        key_id = notes.note_key_id(name, notes.COSIGNATURE, pem).hex()
+        return self.key(f"cosignature/{size:016d}/{key_id}")
+
+    def builder(self, size: int) -> TreeBuilder:
+        """Return a builder that continues the tree of ``size`` leaves."""
+        return TreeBuilder(size, self.read_tile)
+
+    def read_tile(self, tile: Tile) -> bytes:
+        """Return the hashes of a tile.
+
+        :raises ApgmsError: ``log.tile_damaged`` where it has another length
+        """
+        if tile not in self._tiles:
+            key = self.key(tile.path)
+            data = read(self.store, key)
+            if len(data) != tile.width * HASH_BYTES:
+                raise tile_damaged(self.at(key), f"{len(data)} bytes for {tile.width} hashes")
+            if len(self._tiles) >= TILES_KEPT:
+                self._tiles.clear()
+            self._tiles[tile] = data
+        return self._tiles[tile]
+
+    def leaves(self, first: int, end: int, size: int) -> bytes:
+        """Return the leaf hashes at the positions ``first`` to ``end`` - 1 of the tree of ``size``.
+
+        They are joined, 32 bytes each.
+        """
+        parts = []
+        for index in range(first // TILE_WIDTH, -(-end // TILE_WIDTH)):
+            begin = index * TILE_WIDTH
+            hashes = self.read_tile(tile_at(0, index, size))
+            low, high = max(first - begin, 0), min(end - begin, TILE_WIDTH)
+            parts.append(hashes[low * HASH_BYTES : high * HASH_BYTES])
+        return b"".join(parts)
+
+    def require_prefix(self, old: LogHead, new: LogHead) -> list[bytes]:
+        """Return the verified proof that the tree of ``old`` is a prefix of that of ``new``.
+
+        :raises ApgmsError: ``log.forked``
+        """
+        if old.tree_size == 0:
+            return []
+        proof = (
+            prove(old.tree_size, new.tree_size, self.read_tile)
+            if old.tree_size <= new.tree_size
+            else []
+        )
+        if not consistent(old.tree_size, old.root, new.tree_size, new.root, proof):
+            raise forked(
+                self.at(self.key("")),
+                f"the tree of {new.tree_size} rows does not begin with the tree of "
+                f"{old.tree_size} rows whose root is {old.root.hex()}",
+            )
+        return proof
+
+    def tile_objects(self, tiles: Iterable[tuple[Tile, bytes]]) -> list[tuple[str, bytes]]:
+        """Return tiles as objects to store: key and bytes."""
+        return [(self.key(tile.path), data) for tile, data in tiles]
+
+    def plan(self, size: int) -> Plan | None:
+        """Return the plan that a snapshot after ``size`` has left; None where there is none."""
+        try:
+            document = parse_canonical(read(self.store, self.key(f"plan/{size:016d}")))
+        except ObjectMissing:
+            return None
+        return Plan(tuple(document["columns"]), _ranges(document["ranges"]))
+
+    def put_plan(self, size: int, plan: Plan) -> None:
+        """Decide what the snapshot after ``size`` admits."""
+        document = canonical(plan.document(self.origin, size))
+        self.store.put_new(self.key(f"plan/{size:016d}"), document)
+
+    def snapshot(self, size: int) -> dict[str, Any]:
+        """Return the document of the snapshot that ended at ``size``."""
+        document: dict[str, Any] = parse_canonical(
+            read(self.store, self.key(f"snapshot/{size:016d}"))
+        )
+        return document
+
+    def key(self, name: str) -> str:
+        """Return the object key of something in this log."""
+        return f"log/{self.origin}/{name}"
+
+    def at(self, key: str) -> str:
+        """Return where an object is, for messages."""
+        return f"{self.store.url}/{key}"
+
+    def segment_key(self, first: int, end: int) -> str:
+        """Return the key of the segment with the rows at positions ``first`` to ``end`` - 1."""
+        return self.key(f"segment/{first:016d}-{end:016d}")
+
+
+def current_origin(store: ObjectStore, policy: Policy) -> str:
+    """Return the origin in force: the policy's, or the newest that a restore statement opened.
+
+    :raises ApgmsError: ``log.malformed_origin``
+    """
+    origin = policy.log.origin
+    if not _ORIGIN.fullmatch(origin):
+        raise ApgmsError(
+            "log.malformed_origin",
+            "The origin of the ledger log cannot be used",
+            where="log.origin in the policy",
+            why=f"{origin!r} is not a URL without scheme, such as apgms.example/prod",
+            mend="correct log.origin and have the policy signed again",
+        )
+    opened = list(store.keys(f"log/{origin}/restore/"))
+    return f"{origin}/{int(opened[-1].rpartition('/')[2])}" if opened else origin
+
+
+def snapshot_ranges(document: dict[str, Any]) -> tuple[IdRange, ...]:
+    """Return the ids that a snapshot admitted, in order of position."""
+    return _ranges(document["ranges"])
+
+
+def forked(where: str, why: str) -> ApgmsError:
+    """Return the refusal of a history that is not the one confirmed before."""
+    return ApgmsError(
+        "log.forked",
+        "The ledger log has two histories; nothing acts on it",
+        where=where,
+        why=why,
+        mend="find out which history is the true one; continuing on a restored database needs a "
+        "signed restore statement (docs/ledger-log.md, Restore)",
+    )
+
+
+def tile_damaged(where: str, why: str) -> ApgmsError:
+    """Return the refusal of a tile whose bytes are not those of the tree."""
+    return ApgmsError(
+        "log.tile_damaged",
+        "A hash tile of the ledger log is damaged",
+        where=where,
+        why=why,
+        mend="restore this object from the object store's own versions, then run "
+        "ledger-snapshot with verify: full",
+    )
+
+
+def _ranges(pairs: Iterator[list[str]] | list[list[str]]) -> tuple[IdRange, ...]:
+    return tuple(IdRange(int(first), int(last)) for first, last in pairs)

@@ -1,0 +1,251 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Whether the ledger log is one history, and the ledger begins with what the log holds.
+
+Called before every act: a database restored from an older backup, a fork, and a shortened ledger
+stop it here.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ...domain.approval.policy import Policy
+from ...domain.ledger.chain import Chain
+from ...domain.ledger.extent import IdRange, compress, expand, shown
+from ...domain.ledger.leaf import leaf_hash, leaf_hashes, line
+from ...domain.ledger.tree import TILE_WIDTH
+from ...errors import ApgmsError
+from ...ports.object_store import ObjectMissing, ObjectStore
+from ..bundle.manifests import load_manifest
+from .archive import admitted_later, differ, require_same_rows
+from .log import LedgerLog, LogHead, forked, tile_damaged
+from .records import (
+    admitted,
+    column_epochs,
+    frontier,
+    recorded_generation,
+    recorded_head,
+)
+from .rows import late_ids, one_view, rows
+
+if TYPE_CHECKING:
+    from ...ports.database import Connection
+
+
+def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -> LogHead:
+    """Return the log's newest head, once nothing speaks against it.
+
+    Cheap: reads the newest objects of the log and the last few rows it admitted.
+
+    :raises ApgmsError: ``log.forked``, ``log.database_behind``, ``log.store_behind``,
+        ``log.rows_differ``, ``log.tile_damaged``, ``log.checkpoint_invalid``, ``log.unfinished``
+    """
+    log = LedgerLog(store, policy)
+    recorded, head = compare_heads(connection, log)
+    if head.tree_size > recorded.tree_size:
+        raise ApgmsError(
+            "log.unfinished",
+            "A ledger snapshot was stored, but the database has not recorded it",
+            where=log.at(log.key(f"checkpoint/{head.tree_size:016d}")),
+            why=f"the log has {head.tree_size} rows, the database knows of {recorded.tree_size}; "
+            "the rows between are in the ledger as the log says",
+            mend=f"make ledger-snapshot STACK={policy.stack}",
+        )
+    return head
+
+
+def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogHead]:
+    """Return the head that the database has recorded, and the log's newest.
+
+    The second is ahead of the first where a snapshot was cut off between storing and recording.
+    """
+    _require_newest_origin(connection, log)
+    recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
+    head = log.newest()
+    _require_recorded(log, recorded, head)
+    cosigned = log.cosigned()
+    if cosigned is not None:
+        log.require_prefix(cosigned, head)
+    if log.builder(head.tree_size).root() != head.root:
+        raise tile_damaged(log.at(log.key("tile/")), "the right edge does not give the root")
+    with one_view(connection):
+        _require_tail(connection, log, recorded)
+        if head.tree_size > recorded.tree_size:
+            for snapshot in admitted_later(log, recorded.tree_size):
+                require_same_rows(connection, log, snapshot, "log.database_behind")
+    return recorded, head
+
+
+def verify_chains_against_leaves(
+    connection: Connection,
+    store: ObjectStore,
+    policy: Policy,
+    chains: Iterable[Chain],
+    *,
+    growing: bool = False,
+) -> None:
+    """Verify every ledger row of the chains against its leaf, and that no admitted row is gone.
+
+    :param growing: rows after the log's newest are no fault; no leaf speaks of them yet
+    :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``
+    """
+    log = LedgerLog(store, policy)
+    head = log.newest()
+    with one_view(connection):
+        _require_count(connection, log, head)
+        ids, positions = _places(connection, log, list(chains), growing)
+        differing = compress(_differing(connection, log, head, ids, positions))
+    if differing:
+        raise differ(log, "log.rows_differ", differing, [])
+
+
+def require_manifest_head(
+    store: ObjectStore, policy: Policy, manifest_sha256: str, head: LogHead
+) -> None:
+    """Require that the ledger head a manifest carries is a prefix of ``head``.
+
+    :raises ApgmsError: ``log.forked``, and those of :func:`load_manifest`
+    """
+    ledger = load_manifest(store, manifest_sha256, policy.stack).ledger
+    log = LedgerLog(store, policy)
+    then = LogHead(ledger.origin, ledger.tree_size, bytes.fromhex(ledger.root), b"")
+    if then.origin != head.origin:
+        raise forked(
+            f"manifest {manifest_sha256}",
+            f"it was built on the log {then.origin}; the log in force is {head.origin}",
+        )
+    log.require_prefix(then, head)
+
+
+def _require_newest_origin(connection: Connection, log: LedgerLog) -> None:
+    known = recorded_generation(connection, log.pins.origin)
+    if known > log.generation:
+        raise _store_behind(log, f"the database knows the later origin {log.pins.origin}/{known}")
+
+
+def _require_recorded(log: LedgerLog, recorded: LogHead, head: LogHead) -> None:
+    if not recorded.note:
+        return
+    try:
+        stored = log.head(recorded.tree_size)
+    except ObjectMissing:
+        raise _store_behind(
+            log, f"the database knows a checkpoint of {recorded.tree_size} rows, the store does not"
+        ) from None
+    if stored.root != recorded.root:
+        raise forked(
+            log.at(log.key("checkpoint/")),
+            f"at {stored.tree_size} rows the root is {stored.root.hex()} in the store and "
+            f"{recorded.root.hex()} in the database",
+        )
+    log.require_prefix(recorded, head)
+
+
+def _require_tail(connection: Connection, log: LedgerLog, recorded: LogHead) -> None:
+    """Compare the rows of the last tile with their leaves: a cut ledger shows here first."""
+    if not recorded.tree_size:
+        return
+    first = (recorded.tree_size - 1) // TILE_WIDTH * TILE_WIDTH
+    for begin, end, columns in column_epochs(connection, log.origin):
+        low, high = max(begin, first), min(end, recorded.tree_size)
+        if low >= high:
+            continue
+        ids = admitted(connection, log.origin, low, high)
+        found = leaf_hashes(line(columns), list(rows(connection, columns, ids)))
+        if b"".join(found) != log.leaves(low, high, recorded.tree_size):
+            raise _tail_differs(connection, log, recorded, low, columns, ids)
+
+
+def _tail_differs(
+    connection: Connection,
+    log: LedgerLog,
+    recorded: LogHead,
+    first: int,
+    columns: tuple[str, ...],
+    ids: list[IdRange],
+) -> ApgmsError:
+    changed, missing = [], []
+    for position, row_id in enumerate(expand(ids), first):
+        found = list(rows(connection, columns, [IdRange(row_id, row_id)]))
+        if not found:
+            missing.append(row_id)
+        elif leaf_hash(line(columns), found[0]) != log.leaves(
+            position, position + 1, recorded.tree_size
+        ):
+            changed.append(row_id)
+    return differ(log, "log.rows_differ", compress(changed), compress(missing))
+
+
+def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> None:
+    highest = frontier(connection, log.origin)
+    row = connection.execute("SELECT count(*) FROM owa_ledger WHERE id <= %s", [highest]).fetchone()
+    count = (row[0] if row else 0) - len(late_ids(connection, log.origin))
+    if count < head.tree_size:
+        raise ApgmsError(
+            "log.rows_missing",
+            "Rows that the log admitted are gone from the ledger",
+            where=f"table owa_ledger, log {log.origin}",
+            why=f"the log has admitted {head.tree_size} rows; {count} of them are there",
+            mend="run ledger-snapshot with verify: full, which names them; then put them back under"
+            " a signed restore statement (docs/ledger-log.md, Restore)",
+        )
+
+
+def _places(
+    connection: Connection, log: LedgerLog, chains: Sequence[Chain], growing: bool
+) -> tuple[array[int], array[int]]:
+    """Return the ids of the chains' rows, ascending, and their positions."""
+    ids, positions, strange = array("q"), array("q"), []
+    for row_id, position in connection.execute(
+        "SELECT id, (SELECT first_position + id - first_id FROM apgms_release.ledger_extent"
+        "  WHERE origin = %s AND id BETWEEN first_id AND last_id"
+        "  ORDER BY first_id DESC LIMIT 1)"
+        " FROM owa_ledger WHERE (abn, tax_type, period_id) IN"
+        " (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])) ORDER BY id",
+        [log.origin, *([chain[part] for chain in chains] for part in range(3))],
+    ):
+        if position is None:
+            strange.append(row_id)
+        else:
+            ids.append(row_id)
+            positions.append(position)
+    if strange and not growing:
+        raise ApgmsError(
+            "log.not_admitted",
+            "Ledger rows are not in the log yet",
+            where=f"table owa_ledger, log {log.origin}",
+            why=f"rows {shown(compress(strange))} came after the last snapshot",
+            mend="take a new ledger snapshot and build the bundle again",
+        )
+    return ids, positions
+
+
+def _differing(
+    connection: Connection, log: LedgerLog, head: LogHead, ids: array[int], positions: array[int]
+) -> list[int]:
+    differing = []
+    for first, end, columns in column_epochs(connection, log.origin):
+        places = [
+            (row_id, position)
+            for row_id, position in zip(ids, positions, strict=True)
+            if first <= position < end
+        ]
+        header = line(columns)
+        found = rows(connection, columns, compress(row_id for row_id, _position in places))
+        for (row_id, position), row in zip(places, found, strict=True):
+            if leaf_hash(header, row) != log.leaves(position, position + 1, head.tree_size):
+                differing.append(row_id)
+    return differing
+
+
+def _store_behind(log: LedgerLog, why: str) -> ApgmsError:
+    return ApgmsError(
+        "log.store_behind",
+        "The object store does not hold the log that the database knows",
+        where=log.store.url,
+        why=why,
+        mend="check apgms_object_store; if objects were deleted, restore them from the bucket's "
+        "versions",
+    )

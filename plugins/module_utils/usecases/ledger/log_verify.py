@@ -1,0 +1,107 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Full verification: every ledger row that the log admitted, hashed again and built into a tree.
+
+The root that comes out must be the signed one. Only where it is not, the archived segments are
+compared row by row, to name what was changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...domain.ledger.extent import compress
+from ...domain.ledger.leaf import leaf_hashes, line
+from ...domain.ledger.tree import Tile, TreeBuilder
+from ...errors import ApgmsError
+from ...ports.object_store import read
+from ..acts.background import background
+from .archive import admitted_later, compare_segment, differ, segment_damaged, segments
+from .log import LedgerLog, LogHead, tile_damaged
+from .records import admitted, column_epochs
+from .rows import ledger_columns, rows
+
+if TYPE_CHECKING:
+    from ...ports.database import Connection
+
+
+class _Batch(NamedTuple):
+    """The ledger's rows at the positions of one stored segment."""
+
+    key: str
+    header: bytes
+    rows: list[bytes]
+
+
+def verify_history(connection: Connection, log: LedgerLog, head: LogHead) -> TreeBuilder:
+    """Verify the ledger, the tiles and the segments up to ``head``; return the tree's builder.
+
+    :raises ApgmsError: ``log.rows_differ`` with the ids of the rows that are changed or missing,
+        ``log.column_gone``, ``log.tile_damaged``, ``log.segment_damaged``
+    """
+    builder = TreeBuilder()
+    damage: list[ApgmsError] = []
+    with background(1) as submit:
+        for batch in _batches(connection, log, head):
+            tiles = list(builder.append(leaf_hashes(batch.header, batch.rows)))
+            submit(lambda batch=batch, tiles=tiles: damage.extend(  # type: ignore[misc]
+                _damage(log, batch, tiles)))  # fmt: skip
+    if builder.size != head.tree_size or builder.root() != head.root:
+        raise _named(connection, log)
+    if damage:
+        raise damage[0]
+    return builder
+
+
+def _batches(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Batch]:
+    present = set(ledger_columns(connection))
+    stored = _segments(log)
+    for begin, end, columns in column_epochs(connection, log.origin):
+        if gone := [name for name in columns if name not in present]:
+            raise _column_gone(log, gone)
+        ranges = admitted(connection, log.origin, begin, end)
+        header = line(columns)
+        with contextlib.closing(rows(connection, columns, ranges)) as source:
+            for first, until in stored:
+                if begin <= first < end:
+                    batch = list(islice(source, until - first))
+                    yield _Batch(log.segment_key(first, until), header, batch)
+            deque(source, maxlen=0)  # a COPY must be read to its end
+
+
+def _segments(log: LedgerLog) -> list[tuple[int, int]]:
+    """Return the positions of the stored segments, ascending."""
+    names = (key.rpartition("/")[2] for key in log.store.keys(log.key("segment/")))
+    return [(int(first), int(end)) for first, end in (name.split("-") for name in names)]
+
+
+def _damage(log: LedgerLog, batch: _Batch, tiles: list[tuple[Tile, bytes]]) -> Iterator[ApgmsError]:
+    for tile, data in tiles:
+        if log.read_tile(tile) != data:
+            yield tile_damaged(log.at(log.key(tile.path)), "its hashes are not those of the ledger")
+    if read(log.store, batch.key) != b"".join([batch.header, *batch.rows]):
+        yield segment_damaged(log.at(batch.key))
+
+
+def _named(connection: Connection, log: LedgerLog) -> ApgmsError:
+    """Compare the ledger with the archive and return the refusal that names the rows."""
+    changed: list[int] = []
+    missing: list[int] = []
+    for snapshot in admitted_later(log, 0):
+        for segment in segments(log, snapshot):
+            compare_segment(connection, segment, changed, missing)
+    return differ(log, "log.rows_differ", compress(sorted(changed)), compress(sorted(missing)))
+
+
+def _column_gone(log: LedgerLog, gone: list[str]) -> ApgmsError:
+    return ApgmsError(
+        "log.column_gone",
+        "The ledger lacks a column that its log covers",
+        where=f"table owa_ledger, log {log.origin}",
+        why=f"there is no column {', '.join(gone)} any more, so no row can be compared",
+        mend="put the column back with its values, or open a new origin under a signed restore "
+        "statement (docs/ledger-log.md, Restore)",
+    )

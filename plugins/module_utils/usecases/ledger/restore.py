@@ -1,0 +1,251 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Put rows that are missing from the ledger back, byte for byte as the log archived them.
+
+The one exception to append-only, under a signed restore statement about exactly these rows. A row
+that was changed is not overwritten: it is kept aside and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ...domain.approval.policy import Policy
+from ...domain.approval.statement import Signed
+from ...domain.formats.canonical import canonical, sha256_hex
+from ...domain.ledger.extent import IdRange, compress, shown, total
+from ...domain.ledger.leaf import line
+from ...errors import ApgmsError
+from ...libraries import sql
+from ...ports.object_store import ObjectStore
+from ..acts import audit_log
+from ..acts.journal_replay import catch_up
+from ..acts.lease import Lease, hold
+from ..approvals.approvals import consume, require_statement
+from ..rollback.order import StackPorts
+from .archive import Segment, admitted_later, compare_segment, segments
+from .log import LedgerLog
+from .rows import one_view, rows
+
+if TYPE_CHECKING:
+    from ...ports.database import Connection
+
+SCHEMA = "apgms.release/damage/1"
+ACT = "restore rows"
+"""The ``act`` in the subject of a restore statement about rows."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Admitted rows that are not in the ledger as they were; ids as ranges."""
+
+    origin: str
+    missing: tuple[IdRange, ...]
+    changed: tuple[IdRange, ...]
+
+    @cached_property
+    def document(self) -> bytes:
+        """The canonical bytes whose SHA-256 a restore statement names."""
+        return canonical(
+            {
+                "schema": SCHEMA,
+                "origin": self.origin,
+                "missing": [[str(one.first), str(one.last)] for one in self.missing],
+                "changed": [[str(one.first), str(one.last)] for one in self.changed],
+            }
+        )
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the document."""
+        return sha256_hex(self.document)
+
+    @property
+    def words(self) -> str:
+        """Which rows, for a message."""
+        named = (("missing", self.missing), ("changed", self.changed))
+        return "; ".join(f"{word}: {shown(ids)}" for word, ids in named if ids) or "none"
+
+
+def find_damage(connection: Connection, log: LedgerLog) -> Damage:
+    """Compare every archived row with the ledger.
+
+    :raises ApgmsError: ``log.segment_damaged``
+    """
+    changed: list[int] = []
+    missing: list[int] = []
+    with one_view(connection):
+        for segment in _segments(log):
+            compare_segment(connection, segment, changed, missing)
+    return Damage(log.origin, tuple(compress(sorted(missing))), tuple(compress(sorted(changed))))
+
+
+def predict(connection: Connection, store: ObjectStore, policy: Policy) -> Damage:
+    """Return the damage that :func:`restore` would mend; the statement is not asked for.
+
+    :raises ApgmsError: ``restore.changed_rows``, ``log.segment_damaged``
+    """
+    damage = find_damage(connection, LedgerLog(store, policy))
+    if damage.changed:
+        raise _changed_rows(store, damage)
+    return damage
+
+
+def restore(ports: StackPorts, *, operator: str, holder: str, statements_dir: str) -> Damage:
+    """Put the missing rows back; return the damage that was found.
+
+    :raises ApgmsError: ``restore.changed_rows``, ``approval.waiting``, ``restore.not_the_same``,
+        ``lease.*``, ``journal.*``, ``log.segment_damaged``
+    """
+    stack = ports.policy.stack
+    with hold(ports.connection, stack, holder, "restore", steps=ports.steps) as lease:
+        catch_up(ports.connection, ports.store, ports.journal, lease, ports.steps)
+        log = LedgerLog(ports.store, ports.policy)
+        damage = find_damage(ports.connection, log)
+        if not (damage.missing or damage.changed):
+            return damage
+        _keep_aside(ports, log, damage)
+        if damage.changed:
+            raise _changed_rows(ports.store, damage)
+        signed = _statements(ports, damage, operator, statements_dir)
+        ports.steps.run(
+            "restore.apply", lambda: _apply(ports, log, damage, operator, lease, signed)
+        )
+    return damage
+
+
+def _statements(ports: StackPorts, damage: Damage, operator: str, folder: str) -> list[Signed]:
+    return require_statement(
+        ports.connection,
+        ports.policy,
+        folder,
+        "restore",
+        {"act": ACT, "sha256": damage.sha256},
+        ports.clock.now(),
+        operator,
+    )
+
+
+def _keep_aside(ports: StackPorts, log: LedgerLog, damage: Damage) -> None:
+    """Put what is found now to the object store: the damage, and changed rows as they stand."""
+    key = f"damage/{damage.sha256}"
+    steps, store = ports.steps, ports.store
+    steps.run("restore.keep", lambda: store.put_new(f"{key}/damage.json", damage.document))
+    if damage.changed:
+        found = b"".join(_current_lines(ports.connection, log, damage.changed))
+        steps.run("restore.keep", lambda: store.put_new(_aside_key(damage, found), found))
+
+
+def _aside_key(damage: Damage, found: bytes) -> str:
+    return f"damage/{damage.sha256}/changed-{sha256_hex(found)}.copy"
+
+
+def _current_lines(connection: Connection, log: LedgerLog, ids: Sequence[IdRange]) -> list[bytes]:
+    newest = log.snapshot(log.newest().tree_size)
+    names = tuple(newest["columns"])
+    with one_view(connection):
+        return [line(names), *rows(connection, names, ids)]
+
+
+def _apply(
+    ports: StackPorts,
+    log: LedgerLog,
+    damage: Damage,
+    operator: str,
+    lease: Lease,
+    signed: Sequence[Signed],
+) -> None:
+    with ports.connection.transaction():
+        lease.guard()
+        ports.connection.execute("LOCK TABLE owa_ledger IN SHARE ROW EXCLUSIVE MODE")
+        put_back(ports.connection, log, damage)
+        consume(ports.connection, signed, None)
+        said = {
+            "damage_sha256": damage.sha256,
+            "rows": total(damage.missing),
+            "ids": [[str(one.first), str(one.last)] for one in damage.missing[:1000]],
+            "operator": operator,
+            "statements": [one.sha256 for one in signed],
+        }
+        audit_log.append(ports.connection, operator, "ledger_restore", said)
+        ports.journal.record("ledger.restored", said)
+
+
+def put_back(connection: Connection, log: LedgerLog, damage: Damage) -> None:
+    """Insert the missing rows from the archive and prove them the same, in an open transaction.
+
+    :raises ApgmsError: ``restore.not_the_same``
+    """
+    wanted = {each for one in damage.missing for each in range(one.first, one.last + 1)}
+    for segment in _segments(log):
+        lines = [
+            row
+            for row_id, row in zip(segment.ids(), segment.lines, strict=True)
+            if row_id in wanted
+        ]
+        if lines:
+            _copy(connection, segment.columns, lines)
+    connection.execute(_ADVANCE)
+    again = find_damage(connection, log)
+    if again.missing or again.changed:
+        raise _not_the_same(again)
+
+
+def _segments(log: LedgerLog) -> Iterator[Segment]:
+    for snapshot in admitted_later(log, 0):
+        yield from segments(log, snapshot)
+
+
+def _copy(connection: Connection, columns: Sequence[str], lines: list[bytes]) -> None:
+    query = sql.SQL("COPY owa_ledger ({}) FROM STDIN").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    with connection.cursor().copy(query) as ledger:
+        for row in lines:
+            ledger.write(row)
+
+
+# a restored backup's sequence may stand below the rows that are put back
+_ADVANCE = """
+SELECT setval(sequence, (SELECT max(id) FROM owa_ledger))
+FROM (SELECT pg_get_serial_sequence('owa_ledger', 'id')::regclass AS sequence) AS named
+WHERE sequence IS NOT NULL
+  AND (SELECT max(id) FROM owa_ledger) > coalesce(pg_sequence_last_value(sequence), 0)
+"""
+
+
+def result(damage: Damage) -> dict[str, Any]:
+    """Return the damage as the module returns it."""
+    return {
+        "damage_sha256": damage.sha256,
+        "missing": total(damage.missing),
+        "changed_rows": total(damage.changed),
+        "missing_ids": [[str(one.first), str(one.last)] for one in damage.missing[:1000]],
+        "changed_ids": [[str(one.first), str(one.last)] for one in damage.changed[:1000]],
+        "rows": damage.words,
+    }
+
+
+def _changed_rows(store: ObjectStore, damage: Damage) -> ApgmsError:
+    return ApgmsError(
+        "restore.changed_rows",
+        "Rows of the ledger were changed; they are not overwritten",
+        where=f"owa_ledger, rows {shown(damage.changed)}",
+        why="only rows that are missing are put back; a run keeps the changed ones as they stand"
+        f" in {store.url}/damage/{damage.sha256}/",
+        mend="have the database's owner look into it and delete the changed rows under a signed"
+        " change of their own; then this command puts the archived ones in their place",
+        **result(damage),
+    )
+
+
+def _not_the_same(damage: Damage) -> ApgmsError:
+    return ApgmsError(
+        "restore.not_the_same",
+        "Rows that were put back do not print as they were archived; nothing was changed",
+        where="owa_ledger",
+        why=f"rows {damage.words}",
+        mend="look for a trigger or a default on owa_ledger that alters inserted rows",
+    )

@@ -1,0 +1,247 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Reading owa_ledger for the log: one consistent view, the frontier, and rows as COPY text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...domain.ledger.extent import IdRange, Run, runs
+from ...domain.ledger.leaf import OUTPUT_SETTINGS
+from ...errors import ApgmsError
+from ...libraries import psycopg, sql
+from ...ports.clock import Clock
+from ...ports.database import columns
+
+if TYPE_CHECKING:
+    from ...ports.database import Connection
+
+TABLE = "owa_ledger"
+CORE_COLUMNS = (
+    "id",
+    "abn",
+    "tax_type",
+    "period_id",
+    "amount_cents",
+    "balance_after_cents",
+    "bank_receipt_hash",
+    "prev_hash",
+    "hash_after",
+)
+PLANNER_SETTINGS = {"jit": "off"}
+"""Compiling costs more than it saves on every query here."""
+POLL_SECONDS = 0.05
+LEAST_ID = -(2**63)
+MOST_ID = 2**63 - 1
+
+
+class Writer(NamedTuple):
+    """A transaction that was writing owa_ledger when the frontier was set."""
+
+    transaction: str
+    pid: int | None
+
+
+class PeriodTotal(NamedTuple):
+    """Rows of one tax type and period; ``amount_cents`` is their sum, ``chains`` their chains."""
+
+    tax_type: str
+    period_id: str
+    rows: int
+    amount_cents: int
+    chains: int
+
+
+def ledger_columns(connection: Connection) -> list[str]:
+    """Return the columns of owa_ledger, in table order.
+
+    :raises ApgmsError: ``log.missing_column`` where one that the chain rule needs is not there
+    """
+    found = list(columns(connection, TABLE))
+    missing = [name for name in CORE_COLUMNS if name not in found]
+    if missing:
+        raise ApgmsError(
+            "log.missing_column",
+            "The ledger lacks columns without which no chain can be checked",
+            where=f"table {TABLE}",
+            why=f"there is no column {', '.join(missing)}",
+            mend="run the migrations of APGMS, or point apgms_database_url at its database",
+        )
+    return found
+
+
+def is_idle(connection: Connection) -> bool:
+    """Return whether no transaction is open: in check mode one always is."""
+    return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE)
+
+
+def in_failed_transaction(connection: Connection) -> bool:
+    """Return whether a statement failed and its transaction has not been rolled back yet."""
+    return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR)
+
+
+@contextlib.contextmanager
+def one_view(connection: Connection) -> Iterator[None]:
+    """See one state of the database in all statements inside, with values printed as leaves need.
+
+    Inside a caller's transaction that one's isolation holds.
+    """
+    idle = is_idle(connection)
+    with connection.transaction():
+        if idle:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        _settle(connection)
+        yield
+
+
+@contextlib.contextmanager
+def same_view_beside(connection: Connection) -> Iterator[Connection]:
+    """Yield a second connection that sees the same state as ``connection`` in :func:`one_view`."""
+    exported = connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0]
+    same = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported))
+    info = connection.info
+    with (
+        psycopg.connect(info.dsn, password=info.password or None, autocommit=True) as second,
+        second.transaction(),
+    ):
+        second.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        second.execute(same)
+        _settle(second)
+        yield second
+
+
+def newest_id(connection: Connection) -> int | None:
+    """Return the highest id that can be seen; None where the ledger is empty."""
+    row = connection.execute(f"SELECT max(id) FROM {TABLE}").fetchone()  # noqa: S608
+    return None if row is None else row[0]
+
+
+def wait_for_writers(connection: Connection, clock: Clock, seconds: float) -> list[Writer]:
+    """Wait, at most ``seconds``, for the transactions that are writing owa_ledger now.
+
+    A writer takes its lock on the table before its id, and keeps it until it ends. So once those
+    that hold it now have ended, no row is outstanding below an id seen before this call, unless its
+    id was taken from the sequence ahead of its statement. Nobody is blocked.
+
+    :returns: those that have not ended in time
+    """
+    unfinished = set(_writers(connection))
+    waited = 0.0
+    while unfinished and waited < seconds:
+        clock.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+        unfinished &= set(_writers(connection))
+    return sorted(unfinished, key=lambda writer: writer.transaction)
+
+
+def id_ranges(connection: Connection, after: int | None, upto: int) -> list[IdRange]:
+    """Return the ids above ``after`` and up to ``upto`` as ranges with none missing."""
+    first = LEAST_ID if after is None else after + 1
+    counted = connection.execute(
+        f"SELECT count(*), min(id), max(id) FROM {TABLE} WHERE id BETWEEN %s AND %s",  # noqa: S608
+        [first, upto],
+    ).fetchone()
+    count, lowest, highest = counted or (0, None, None)
+    if not count:
+        return []
+    if highest - lowest + 1 == count:
+        return [IdRange(lowest, highest)]
+    return [
+        IdRange(*row)
+        for row in connection.execute(
+            "SELECT min(id), max(id) FROM"  # noqa: S608
+            f" (SELECT id, id - row_number() OVER (ORDER BY id) AS island FROM {TABLE}"
+            "  WHERE id BETWEEN %s AND %s) AS numbered GROUP BY island ORDER BY 1",
+            [first, upto],
+        )
+    ]
+
+
+def late_ids(connection: Connection, origin: str) -> list[int]:
+    """Return the ids of rows that showed up below the frontier after it was set."""
+    return [
+        row[0]
+        for row in connection.execute(
+            "WITH gap AS ("  # noqa: S608
+            "  SELECT coalesce(before + 1, %(least)s) AS first, first_id - 1 AS last FROM ("
+            "    SELECT first_id, lag(last_id) OVER (ORDER BY first_id) AS before"
+            "    FROM apgms_release.ledger_extent WHERE origin = %(origin)s) AS extents"
+            "  WHERE before IS NULL OR first_id > before + 1)"
+            " SELECT row.id FROM gap CROSS JOIN LATERAL ("
+            f"  SELECT id FROM {TABLE} WHERE id BETWEEN gap.first AND gap.last) AS row ORDER BY 1",
+            {"origin": origin, "least": LEAST_ID},
+        )
+    ]
+
+
+def rows(
+    connection: Connection, names: Sequence[str], ranges: Iterable[IdRange]
+) -> Generator[bytes, None, None]:
+    """Yield ledger rows as lines of COPY text, in the order of ``ranges`` and ids."""
+    for run in runs(ranges):
+        yield from copied(connection, names, _within(run))
+
+
+def copied(connection: Connection, names: Sequence[str], where: sql.Composable) -> Iterator[bytes]:
+    """Yield the ledger rows for which ``where`` holds as lines of COPY text, by ascending id."""
+    query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY id) TO STDOUT").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(TABLE), where
+    )
+    with connection.cursor().copy(query) as lines:
+        yield from map(bytes, lines)
+
+
+def period_totals(connection: Connection, ranges: Iterable[IdRange]) -> list[PeriodTotal]:
+    """Return the totals of the rows in ``ranges`` by tax type and period, sorted."""
+    found: dict[tuple[str, str], PeriodTotal] = {}
+    for run in runs(ranges):
+        query = sql.SQL(
+            "SELECT tax_type, period_id, sum(rows), sum(amount), count(*) FROM ("
+            "  SELECT abn, tax_type, period_id, count(*) AS rows, sum(amount_cents) AS amount"
+            "  FROM {} WHERE {} GROUP BY abn, tax_type, period_id) AS chains"
+            " GROUP BY tax_type, period_id"
+        ).format(sql.Identifier(TABLE), _within(run))
+        for tax_type, period_id, count, amount, chains in connection.execute(query):
+            before = found.get((tax_type, period_id), PeriodTotal(tax_type, period_id, 0, 0, 0))
+            found[tax_type, period_id] = before._replace(
+                rows=before.rows + int(count),
+                amount_cents=before.amount_cents + int(amount),
+                chains=before.chains + chains,
+            )
+    return sorted(found.values())
+
+
+def _within(run: Run) -> sql.Composable:
+    span = sql.SQL("id BETWEEN {} AND {}").format(*map(sql.Literal, run.span))
+    if len(run.ranges) == 1:
+        return span
+    members = ",".join(f"[{one.first},{_open_end(one.last)}]" for one in run.ranges)
+    return sql.SQL("{} AND id::bigint <@ {}::int8multirange").format(
+        span, sql.Literal(f"{{{members}}}")
+    )
+
+
+def _open_end(last: int) -> str:
+    return "" if last == MOST_ID else str(last)
+
+
+def _settle(connection: Connection) -> None:
+    settings = sql.SQL(", ").join(
+        sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+        for name, value in {**OUTPUT_SETTINGS, **PLANNER_SETTINGS}.items()
+    )
+    connection.execute(sql.SQL("SELECT {}").format(settings))
+
+
+def _writers(connection: Connection) -> Iterator[Writer]:
+    found: Iterable[Any] = connection.execute(
+        "SELECT DISTINCT virtualtransaction, pid FROM pg_locks"
+        " WHERE locktype = 'relation' AND relation = to_regclass(%s) AND granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',"
+        "              'AccessExclusiveLock')"
+        " AND pid IS DISTINCT FROM pg_backend_pid()",
+        [TABLE],
+    )
+    return (Writer(*row) for row in found)

@@ -1,0 +1,391 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""The ledger snapshot: admits the new rows of owa_ledger to the log and signs its new head.
+
+A snapshot costs what is new since the last one. It is taken in this order, so that it can be cut
+off anywhere and taken up again: decide which rows (the plan), store their segments and tiles, store
+the signed checkpoint, record it in the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, LiteralString
+
+from ...domain.approval.policy import Policy
+from ...domain.formats.canonical import canonical, sha256_hex
+from ...domain.ledger import checkpoint as notes
+from ...domain.ledger.extent import compress, expand, total
+from ...domain.ledger.leaf import leaf_hashes, line
+from ...domain.ledger.tree import TreeBuilder
+from ...errors import ApgmsError
+from ...ports.clock import Clock
+from ...ports.object_store import ObjectConflict, ObjectStore
+from ...ports.signer import Signer, key_id
+from ..acts.background import background
+from .archive import admitted_later
+from .chains import Deviation, Scope, check_chains
+from .files import Namespaces, hashes_file, namespace_files
+from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
+from .log_check import compare_heads
+from .log_verify import verify_history
+from .records import frontier, record
+from .rows import (
+    POLL_SECONDS,
+    Writer,
+    id_ranges,
+    in_failed_transaction,
+    is_idle,
+    late_ids,
+    ledger_columns,
+    newest_id,
+    one_view,
+    period_totals,
+    rows,
+    same_view_beside,
+    wait_for_writers,
+)
+
+if TYPE_CHECKING:
+    from ...ports.database import Connection
+
+SEGMENT_ROWS = 1 << 15
+STORING_THREADS = 4
+ROWS_WORTH_A_CONNECTION = 50_000
+WAIT_SECONDS = 30.0
+Verify = Literal["incremental", "full"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The head of the log after a snapshot, and what the snapshot found."""
+
+    origin: str
+    tree_size: int
+    root: bytes
+    checkpoint: bytes
+    """The signed note, as stored."""
+    namespaces: dict[str, bytes]
+    """Namespace to the contents of ``ledger/<namespace>.json``."""
+    ledger_hashes: bytes
+    """The contents of ``ledger_hashes.json``."""
+    document: dict[str, Any]
+    """The snapshot's own object in the log."""
+    first: bool
+    """Whether this is the log's first head."""
+    previous_size: int
+    new_rows: int
+    consistency: list[bytes]
+    """The verified proof that the previous tree is a prefix of this one."""
+    checked_rows: int
+    """How many rows were checked against the chain rule: the new ones, or all of them."""
+    deviations: list[Deviation]
+    """Among the checked rows."""
+    late: list[int]
+    """Ids that showed up below the previous frontier."""
+    unfinished: list[Writer]
+    """Transactions that were still writing when the wait for them ended."""
+    cosigned_size: int
+    """Tree size of the newest checkpoint that a cosigner confirmed; 0 where there is none."""
+
+    @property
+    def head(self) -> LogHead:
+        """The head of the log after the snapshot."""
+        return LogHead(self.origin, self.tree_size, self.root, self.checkpoint)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a new head was signed."""
+        return self.new_rows > 0 or self.first
+
+    def result(self) -> dict[str, Any]:
+        """Return the snapshot as JSON values, without the contents of files."""
+        hashes = {name: sha256_hex(data) for name, data in self.namespaces.items()}
+        return {
+            "origin": self.origin,
+            "tree_size": self.tree_size,
+            "root": self.root.hex(),
+            "checkpoint": self.checkpoint.decode(),
+            "previous_size": self.previous_size,
+            "new_rows": self.new_rows,
+            "checked_rows": self.checked_rows,
+            "deviations": [one.document() for one in self.deviations],
+            "late": self.late,
+            "unfinished": [writer._asdict() for writer in self.unfinished],
+            "namespaces": hashes,
+            "hash_summary": [
+                f"{self.origin}: {self.tree_size} rows, root {self.root.hex()}",
+                *(f"ledger/{name}.json {digest}" for name, digest in hashes.items()),
+                f"ledger_hashes.json {sha256_hex(self.ledger_hashes)}",
+            ],
+            "consistency": [proof.hex() for proof in self.consistency],
+            "cosigned_size": self.cosigned_size,
+        }
+
+    def difference(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the tree, and rows, balance and chains by namespace, before and after."""
+        after = {
+            "tree_size": self.tree_size,
+            "namespaces": {
+                name: {
+                    "rows": entry["rows"],
+                    "balance_cents": entry["balance_cents"],
+                    "chains_with_new_rows": entry["added"]["chains"] if self.changed else 0,
+                }
+                for name, entry in self.document["namespaces"].items()
+            },
+        }
+        if not self.changed:
+            return after, after
+        before = {
+            "tree_size": None if self.first else self.previous_size,
+            "namespaces": {
+                name: {
+                    "rows": entry["rows"] - entry["added"]["rows"],
+                    "balance_cents": str(
+                        int(entry["balance_cents"]) - int(entry["added"]["amount_cents"])
+                    ),
+                    "chains_with_new_rows": 0,
+                }
+                for name, entry in self.document["namespaces"].items()
+            },
+        }
+        return before, after
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one snapshot is to admit after ``head``."""
+
+    head: LogHead
+    plan: Plan
+    after: int | None
+    late: tuple[int, ...]
+    unfinished: list[Writer]
+
+    @property
+    def scope(self) -> Scope:
+        upto = max((one.last for one in self.plan.ranges), default=self.after or 0)
+        return Scope(self.after, upto, self.late)
+
+
+def take_snapshot(
+    connection: Connection,
+    store: ObjectStore,
+    signer: Signer,
+    policy: Policy,
+    clock: Clock,
+    *,
+    verify: Verify = "incremental",
+    wait_seconds: float = WAIT_SECONDS,
+) -> Snapshot:
+    """Admit the new ledger rows to the log, sign the new head, and return it.
+
+    :param signer: the log's Ed25519 key, which the policy pins
+    :param verify: ``full`` hashes and checks every row again, and proves the old root from them
+    :param wait_seconds: how long to wait for transactions that are writing the ledger
+    :raises ApgmsError: ``log.wrong_key``, ``log.busy``, and what :func:`require_intact` and
+        :func:`verify_history` raise
+    """
+    _require_log_key(signer, policy)
+    with _one_at_a_time(connection, policy, clock, wait_seconds):
+        log = LedgerLog(store, policy)
+        head = _catch_up(connection, log)
+        work = _work(connection, log, head, clock, wait_seconds)
+        return _take(connection, log, signer, work, verify)
+
+
+def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
+    """Record the snapshots that were stored, but cut off before they were recorded."""
+    recorded, head = compare_heads(connection, log)
+    size = recorded.tree_size
+    for document in admitted_later(log, size) if head.tree_size > size else ():
+        later = log.head(int(document["tree_size"]))
+        record(connection, later, document["columns"], snapshot_ranges(document), size)
+        size = later.tree_size
+    return head
+
+
+def _work(
+    connection: Connection, log: LedgerLog, head: LogHead, clock: Clock, wait_seconds: float
+) -> _Work:
+    after = frontier(connection, log.origin)
+    plan = log.plan(head.tree_size)
+    unfinished: list[Writer] = []
+    if plan is None:
+        newest = newest_id(connection)
+        unfinished = wait_for_writers(connection, clock, wait_seconds)
+        with one_view(connection):
+            late = compress(late_ids(connection, log.origin)) if head.tree_size else []
+            fresh = [] if newest is None else id_ranges(connection, after, newest)
+            plan = Plan(tuple(ledger_columns(connection)), (*late, *fresh))
+    below = [one for one in plan.ranges if after is not None and one.last <= after]
+    return _Work(head, plan, after, tuple(expand(below)), unfinished)
+
+
+def _take(
+    connection: Connection, log: LedgerLog, signer: Signer, work: _Work, verify: Verify
+) -> Snapshot:
+    alone = not is_idle(connection)
+    with one_view(connection):
+        scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
+        with _chains_checked(connection, log, work, scope, alone) as checked:
+            if verify == "full":
+                builder = verify_history(connection, log, work.head)
+            else:
+                builder = log.builder(work.head.tree_size)
+            if work.plan.ranges or not work.head.note:
+                head, document = _admit(connection, log, signer, work, builder)
+            else:
+                head, document = work.head, log.snapshot(work.head.tree_size)
+        deviations = checked()
+    if head.note != work.head.note:
+        record(connection, head, work.plan.columns, work.plan.ranges, work.head.tree_size)
+    files = namespace_files(document)
+    cosigned = log.cosigned()
+    new_rows = head.tree_size - work.head.tree_size
+    return Snapshot(
+        origin=log.origin,
+        tree_size=head.tree_size,
+        root=head.root,
+        checkpoint=head.note,
+        namespaces=files,
+        ledger_hashes=hashes_file(files),
+        document=document,
+        first=not work.head.note,
+        previous_size=work.head.tree_size,
+        new_rows=new_rows,
+        consistency=log.require_prefix(work.head, head),
+        checked_rows=head.tree_size if verify == "full" else new_rows,
+        deviations=deviations,
+        late=list(work.late),
+        unfinished=work.unfinished,
+        cosigned_size=cosigned.tree_size if cosigned else 0,
+    )
+
+
+@contextlib.contextmanager
+def _chains_checked(
+    connection: Connection, log: LedgerLog, work: _Work, scope: Scope, alone: bool
+) -> Iterator[Callable[[], list[Deviation]]]:
+    """Check the chains, beside what stands inside where that pays; yield the way to the result."""
+    names = ledger_columns(connection)
+    to_check = total(work.plan.ranges) + (work.head.tree_size if scope.after is None else 0)
+    if alone or to_check < ROWS_WORTH_A_CONNECTION:
+        found = check_chains(connection, names, scope) if to_check else []
+        yield lambda: found
+        return
+    with same_view_beside(connection) as second, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(check_chains, second, names, scope)
+        yield future.result
+
+
+def _admit(
+    connection: Connection, log: LedgerLog, signer: Signer, work: _Work, builder: TreeBuilder
+) -> tuple[LogHead, dict[str, Any]]:
+    """Store the rows of the plan and the head that covers them."""
+    size, plan = work.head.tree_size, work.plan
+    if plan.ranges:
+        log.put_plan(size, plan)
+    before = log.snapshot(size)["namespaces"] if work.head.note else {}
+    namespaces = Namespaces(before, plan.columns)
+    segments = _store_rows(connection, log, plan, builder, namespaces)
+    checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
+    document = {
+        "schema": SNAPSHOT_SCHEMA,
+        "origin": log.origin,
+        "tree_size": str(builder.size),
+        "root": checkpoint.root.hex(),
+        "previous_size": str(size),
+        "columns": list(plan.columns),
+        "ranges": [[str(one.first), str(one.last)] for one in plan.ranges],
+        "segments": [[str(first), str(end)] for first, end in segments],
+        "namespaces": namespaces.document(period_totals(connection, plan.ranges)),
+    }
+    note = notes.sign(checkpoint, signer.public_pem, signer.sign)
+    head = LogHead(log.origin, builder.size, checkpoint.root, note)
+    log.store.put_new(log.key(f"snapshot/{head.tree_size:016d}"), canonical(document))
+    _put_checkpoint(log, head)
+    return head, document
+
+
+def _store_rows(
+    connection: Connection,
+    log: LedgerLog,
+    plan: Plan,
+    builder: TreeBuilder,
+    namespaces: Namespaces,
+) -> list[tuple[int, int]]:
+    """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
+    header = line(plan.columns)
+    segments = []
+    source = rows(connection, plan.columns, plan.ranges)
+    with contextlib.closing(source), background(STORING_THREADS) as submit:
+        for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
+            first = builder.size
+            leaves = leaf_hashes(header, batch)
+            namespaces.add(batch, leaves)
+            tiles = log.tile_objects(builder.append(leaves))
+            key = log.segment_key(first, builder.size)
+            objects = [(key, b"".join([header, *batch])), *tiles]
+            submit(partial(log.store.put_many, objects))
+            segments.append((first, builder.size))
+    log.store.put_many(log.tile_objects(builder.edge()))
+    return segments
+
+
+def _put_checkpoint(log: LedgerLog, head: LogHead) -> None:
+    try:
+        log.store.put_new(log.key(f"checkpoint/{head.tree_size:016d}"), head.note)
+    except ObjectConflict as error:
+        raise forked(
+            log.at(log.key(f"checkpoint/{head.tree_size:016d}")),
+            f"another head of {head.tree_size} rows is stored there; this one has the root "
+            f"{head.root.hex()}",
+        ) from error
+
+
+def _require_log_key(signer: Signer, policy: Policy) -> None:
+    pinned = key_id(policy.log.key.encode())
+    if signer.key_id != pinned:
+        raise ApgmsError(
+            "log.wrong_key",
+            "The log's signing key is not the one that the policy pins",
+            where="apgms_log_key",
+            why=f"its key id is {signer.key_id}, the policy pins {pinned}",
+            mend="name the log key of this stack in apgms_log_key",
+        )
+
+
+@contextlib.contextmanager
+def _one_at_a_time(
+    connection: Connection, policy: Policy, clock: Clock, wait_seconds: float
+) -> Iterator[None]:
+    """Hold the lock of this log's snapshots; no writer of the ledger is blocked by it."""
+    key = [f"apgms.release log {policy.log.origin}"]
+    waited = 0.0
+    while not _one(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", key):
+        if waited >= wait_seconds:
+            raise ApgmsError(
+                "log.busy",
+                "Another ledger snapshot is being taken",
+                where=f"log {policy.log.origin}",
+                why=f"it has not ended within {wait_seconds:.0f} s",
+                mend="wait for it, then run the same command again",
+            )
+        clock.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+    try:
+        yield
+    finally:
+        if not in_failed_transaction(connection):  # there the lock goes with the connection
+            _one(connection, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+
+
+def _one(connection: Connection, query: LiteralString, parameters: list[str]) -> Any:
+    row = connection.execute(query, parameters).fetchone()
+    return None if row is None else row[0]

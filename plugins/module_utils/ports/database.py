@@ -49,6 +49,17 @@ def rehearsal(connection: Connection) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def whole_tables(connection: Connection) -> Iterator[None]:
+    """Plan joins over whole tables, inside a transaction, without nested loops.
+
+    Tables that were loaded a moment ago have no statistics; the planner takes them for a few rows.
+    """
+    connection.execute("SET LOCAL enable_nestloop = off")
+    yield
+    connection.execute("SET LOCAL enable_nestloop = DEFAULT")
+
+
 def columns(connection: Connection, table: str) -> dict[str, str]:
     """Return the columns of an APGMS table with their types, in table order.
 

@@ -14,7 +14,7 @@ from ...domain.ledger.chain import Chain
 from ...domain.tax.rpt import USABLE, Checked, Period, Rules, Token, check, load_keys
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
-from ...ports.database import columns
+from ...ports.database import columns, whole_tables
 from ..acts.progress import Progress
 from ..ledger.chains import deviating_rows
 
@@ -228,10 +228,11 @@ def _candidates(
         period_columns=_selected("p", _READ_WHERE_PRESENT["periods"], present["periods"]),
     )
     cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
-    for row in cursor.stream(query, {"usable": list(USABLE)}, size=_ROWS_A_FETCH):
-        token = _token(row)
-        deviating = deviations.get(Chain(token.abn, token.tax_type, token.period_id))
-        yield token, _period(row, deviating)
+    with whole_tables(connection):
+        for row in cursor.stream(query, {"usable": list(USABLE)}, size=_ROWS_A_FETCH):
+            token = _token(row)
+            deviating = deviations.get(Chain(token.abn, token.tax_type, token.period_id))
+            yield token, _period(row, deviating)
 
 
 def _token(row: dict[str, Any]) -> Token:

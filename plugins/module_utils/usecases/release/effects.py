@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...domain.ledger.chain import Link, next_link
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
-from ...ports.database import columns, rehearsal
+from ...ports.database import columns, rehearsal, whole_tables
 from ..acts import audit_log
 from .records import Release
 
@@ -44,11 +44,10 @@ def apply(connection: Connection, release: Release, acknowledged: Acknowledged) 
     """
     manifest = release.manifest_sha256
     connection.execute("LOCK TABLE owa_ledger IN SHARE ROW EXCLUSIVE MODE")
-    # the claims are too new for the planner's statistics: it would take them for a few rows
-    connection.execute("SET LOCAL enable_nestloop = off")
-    paid = _pay_out(connection, manifest, acknowledged)
-    released = connection.execute(_RELEASE_PERIODS, [manifest]).rowcount
-    consumed = connection.execute(_CONSUME_TOKENS, [manifest]).rowcount
+    with whole_tables(connection):
+        paid = _pay_out(connection, manifest, acknowledged)
+        released = connection.execute(_RELEASE_PERIODS, [manifest]).rowcount
+        consumed = connection.execute(_CONSUME_TOKENS, [manifest]).rowcount
     figures = {"payouts": paid, "periods_released": released, "tokens_consumed": consumed}
     said = {
         "manifest_sha256": manifest,

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from .errors import ApgmsError
+from .ports.database import connect, rehearsal
+from .ports.object_store import ObjectStore, OverlayStore, open_object_store
+
+if TYPE_CHECKING:
+    from .ports.database import Connection
 
 STACK_SPEC: dict[str, Any] = {
     "stack": {"type": "str", "required": True, "choices": ["proto", "prod"]},
@@ -71,6 +77,25 @@ class Outcome:
     before: Any = None
     after: Any = None
     failure: str | None = None
+
+
+@contextmanager
+def open_database(call: Call, purpose: str) -> Iterator[Connection]:
+    """Yield a connection to the stack's database; in check mode all writes are rolled back."""
+    options = call.options
+    with (
+        connect(
+            options["database_url"], options["database_password"], purpose=purpose
+        ) as connection,
+        rehearsal(connection) if call.check_mode else nullcontext(),
+    ):
+        yield connection
+
+
+def open_store(call: Call) -> ObjectStore:
+    """Return the stack's object store; in check mode all writes stay in memory."""
+    store = open_object_store(call.options["object_store"], call.options["object_store_endpoint"])
+    return OverlayStore(store) if call.check_mode else store
 
 
 def run_module(

@@ -136,13 +136,10 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
@@ -163,11 +160,7 @@ def act(call: Call) -> Outcome:
         operator=options["operator"],
         inventory=options["inventory"],
     )
-    database = connect(options["database_url"], options["database_password"], purpose="approval")
-    with (
-        database as connection,
-        rehearsal(connection) if call.check_mode else connection.transaction(),
-    ):
+    with open_database(call, "approval") as connection, connection.transaction():
         now = DatabaseClock(connection).now()
         pinned, verdict = verify_approvals(connection, store, question, now)
     before, after = pinned.difference

@@ -96,7 +96,6 @@ policy_sha256:
   type: str
 """
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
@@ -106,17 +105,14 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
+    open_store,
     run_module,
-)
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
     ObjectStore,
     OverlayStore,
-    open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
@@ -131,10 +127,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.ev
 
 def act(call: Call) -> Outcome:
     options = call.options
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
+    store = open_store(call)
     local: ObjectStore = FolderStore(Path(options["evidence_dir"]))
     if call.check_mode:
-        store, local = OverlayStore(store), OverlayStore(local)
+        local = OverlayStore(local)
     log = options["operations_log"]
     order = Order(
         stack=options["stack"],
@@ -143,8 +139,7 @@ def act(call: Call) -> Outcome:
         verify_script=Path(options["verify_script"]),
         operations_log=Path(log) if log else None,
     )
-    database = connect(options["database_url"], options["database_password"], purpose="evidence")
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+    with open_database(call, "evidence") as connection:
         policy = load_policy(connection, options["policy"], options["stack"])
         signer = open_signer(options["manifest_key"], "ecdsa-p256")
         evidence = package(order, Ports(connection, store, local, policy, signer))

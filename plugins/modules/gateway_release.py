@@ -158,7 +158,6 @@ replayed:
 import os
 import secrets
 import socket
-from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -170,18 +169,12 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
+    open_store,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import open_gateway
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    OverlayStore,
-    open_object_store,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
     Progress,
     say_into,
@@ -204,16 +197,15 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.release.rel
 def act(call: Call) -> Outcome:
     options = call.options
     steps = Steps()
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
-    database = connect(options["database_url"], options["database_password"], purpose="release")
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+    store = open_store(call)
+    with open_database(call, "release") as connection:
         policy = steps.run(
             "policy.pin", lambda: load_policy(connection, options["policy"], options["stack"])
         )
         clock = DatabaseClock(connection)
         ports = Ports(
             connection=connection,
-            store=OverlayStore(store) if call.check_mode else store,
+            store=store,
             gateway=open_gateway(
                 options["gateway_url"],
                 policy.gateway,

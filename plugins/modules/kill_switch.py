@@ -71,18 +71,14 @@ kill_switch:
       sample: "2026-11-25T07:00:00.000Z"
 """
 
-from contextlib import nullcontext
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     DATABASE_SPEC,
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
     run_module,
-)
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import (
@@ -93,8 +89,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_
 
 def act(call: Call) -> Outcome:
     options = call.options
-    database = connect(options["database_url"], options["database_password"], purpose="kill switch")
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+    with open_database(call, "kill switch") as connection:
         migrate(connection)
         before = position(connection, options["stack"])
         after = turn(

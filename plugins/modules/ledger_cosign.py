@@ -69,25 +69,21 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     POLICY_SPEC,
     Call,
     Outcome,
+    open_store,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
     parse_policy,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    OverlayStore,
-    open_object_store,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
 
 
 def act(call: Call) -> Outcome:
     options = call.options
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
     done = cosign(
-        OverlayStore(store) if call.check_mode else store,
+        open_store(call),
         parse_policy(Path(options["policy"]).read_bytes(), options["policy"]),
         open_signer(options["cosign_key"], "ed25519"),
         SystemClock(),

@@ -169,7 +169,6 @@ reason:
 """
 
 import os
-from contextlib import nullcontext
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     DATABASE_SPEC,
@@ -178,17 +177,11 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
+    open_store,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    OverlayStore,
-    open_object_store,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
@@ -210,14 +203,9 @@ NICENESS = 10
 def act(call: Call) -> Outcome:
     os.nice(NICENESS)  # what writes the ledger meanwhile goes first
     options = call.options
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
-    if call.check_mode:
-        store = OverlayStore(store)
+    store = open_store(call)
     signer = open_signer(options["log_key"], "ed25519")
-    database = connect(
-        options["database_url"], options["database_password"], purpose="ledger_snapshot"
-    )
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+    with open_database(call, "ledger_snapshot") as connection:
         policy = load_policy(connection, options["policy"], options["stack"])
         clock = DatabaseClock(connection)
         if options["restore"]:

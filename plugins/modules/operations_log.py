@@ -55,11 +55,8 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     OBJECT_STORE_SPEC,
     Call,
     Outcome,
+    open_store,
     run_module,
-)
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    OverlayStore,
-    open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.operations_log import (
     archive_log,
@@ -68,10 +65,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.op
 
 def act(call: Call) -> Outcome:
     options = call.options
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
-    head, stored = archive_log(
-        Path(options["path"]), OverlayStore(store) if call.check_mode else store
-    )
+    head, stored = archive_log(Path(options["path"]), open_store(call))
     key = f"operations/{head.sha256}.jsonl"
     return Outcome(
         changed=stored,

@@ -72,7 +72,6 @@ residual:
   sample: {count: 0, amount_cents: "0"}
 """
 
-from contextlib import nullcontext
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     DATABASE_SPEC,
@@ -81,13 +80,10 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     open_object_store,
 )
@@ -103,10 +99,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.release.che
 def act(call: Call) -> Outcome:
     options = call.options
     store = open_object_store(options["object_store"], options["object_store_endpoint"])
-    database = connect(
-        options["database_url"], options["database_password"], purpose="release_check"
-    )
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+    with open_database(call, "release_check") as connection:
         policy = load_policy(connection, options["policy"], options["stack"])
         ports = Ports(connection, store, policy, DatabaseClock(connection))
         verdict = check_release(ports, options["stack"], options["manifest_sha256"] or None)

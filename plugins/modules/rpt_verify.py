@@ -189,7 +189,6 @@ publish_task:
   type: str
 """
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +199,8 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    open_database,
+    open_store,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import (
@@ -210,15 +211,10 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_
     parse_site_rules,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
     ObjectStore,
     OverlayStore,
-    open_object_store,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
@@ -241,12 +237,11 @@ DEFAULT_PURPOSE = {"proto": "prototype", "prod": "release"}
 
 def act(call: Call) -> Outcome:
     options = call.options
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
+    store = open_store(call)
     local: ObjectStore = FolderStore(Path(options["bundle_dir"]))
     if call.check_mode:
-        store, local = OverlayStore(store), OverlayStore(local)
-    database = connect(options["database_url"], options["database_password"], purpose="rpt_verify")
-    with database as connection, rehearsal(connection) if call.check_mode else nullcontext():
+        local = OverlayStore(local)
+    with open_database(call, "rpt_verify") as connection:
         ports = Ports(
             connection=connection,
             store=store,

@@ -15,8 +15,9 @@ description:
   - proto requires DRY_RUN=1. A prod release requires SEED=0, SMOKE=0 and DRY_RUN=0. A prod
     rehearsal requires SEED=0, SMOKE=0 and DRY_RUN=1, and a signed permit.
   - STACK must be the inventory's stack wherever it is set. RELEASE_WINDOW and ROLLBACK_TARGET must
-    be well formed and the same wherever they are set. PROTO_KILL_SWITCH stops a run that could
-    send.
+    be well formed and the same wherever they are set.
+  - PROTO_KILL_SWITCH is reported and refuses nothing here, since a rollback and asking the gateway
+    stay allowed. The modules that act refuse in a process that has it in its environment.
   - The refusal lists every setting that is wrong, with its place.
 author: The APGMS release team (@apgms)
 extends_documentation_fragment:
@@ -115,6 +116,11 @@ rollback_target:
   description: The rollback target that all places agree on, if any states one.
   returned: success
   type: str
+kill_switch:
+  description: Why PROTO_KILL_SWITCH stops what would act, and the place; null where it is off.
+  returned: success
+  type: str
+  sample: the bank reports duplicate credits, in .env.prod line 3
 agreeing:
   description: The variables that other places stated in agreement with the inventory.
   returned: success

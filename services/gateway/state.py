@@ -122,10 +122,6 @@ class State:
         """Return a submission; these are never forgotten."""
         return self._find("job_id = ?", job_id)
 
-    def by_receipt(self, receipt_id: str) -> Submission | None:
-        """Return the submission that a receipt is of."""
-        return self._find("receipt_id = ?", receipt_id)
-
     def by_key(self, idempotency_key: str) -> Submission | None:
         """Return the submission taken under a key, as long as the key is remembered."""
         return self._find("idempotency_key = ? AND taken_at > ?", idempotency_key, self._horizon)

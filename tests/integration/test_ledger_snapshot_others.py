@@ -10,10 +10,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.checkpoint import (
     LOG_SIGNATURE,
-    verifier_key,
+    note_key_id,
 )
 from tests.conftest import ROOT
 from tests.ledgers import LedgerWriter, Stack, make_stack
@@ -30,6 +32,14 @@ def stack(database_url: str, tmp_path: Path) -> Stack:
         made.snapshot()
         writer.load(connection, 70_000)  # enough for a third level of tiles
     return made
+
+
+def verifier_key(origin: str, public_pem: bytes) -> str:
+    """The form in which the reference code takes a key: ``name+id+base64(kind || key)``."""
+    key = serialization.load_pem_public_key(public_pem)
+    raw = LOG_SIGNATURE + key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    key_id = note_key_id(origin, LOG_SIGNATURE, public_pem).hex()
+    return f"{origin}+{key_id}+{base64.b64encode(raw).decode()}"
 
 
 def shell(script: str, folder: Path) -> str:
@@ -69,7 +79,7 @@ def test_the_log_verifies_with_tools_that_are_not_ours(stack: Stack) -> None:
 def test_the_log_verifies_with_the_reference_code(stack: Stack) -> None:
     snapshot = stack.snapshot()
     log = stack.folder / "store" / "log" / snapshot.origin
-    key = verifier_key(snapshot.origin, LOG_SIGNATURE, stack.policy.log.key.encode())
+    key = verifier_key(snapshot.origin, stack.policy.log.key.encode())
     segment = (log / "segment" / "0000000000000500-0000000000033268").read_bytes()
     lines = segment.splitlines(keepends=True)
     entry = lines[0] + lines[1 + 12345 - 500]

@@ -13,7 +13,6 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.checkp
     note_key_id,
     parse,
     sign,
-    verifier_key,
     verify,
     verify_cosignature,
 )
@@ -67,12 +66,6 @@ def test_the_specifications_example_is_read(signer: Signer) -> None:
 
 def test_a_signed_note_verifies(note: bytes, signer: Signer) -> None:
     assert verify(note, ORIGIN, signer.public_pem) == Checkpoint(ORIGIN, 42, ROOT)
-
-
-def test_a_verifier_key_is_name_id_and_key(signer: Signer) -> None:
-    name, key_id, key = verifier_key(ORIGIN, LOG_SIGNATURE, signer.public_pem).split("+", 2)
-    assert (name, key_id) == (ORIGIN, note_key_id(ORIGIN, LOG_SIGNATURE, signer.public_pem).hex())
-    assert base64.b64decode(key)[:1] == LOG_SIGNATURE
 
 
 @pytest.mark.parametrize("place", range(0, 60, 7))

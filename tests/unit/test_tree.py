@@ -12,9 +12,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.tree i
     TreeBuilder,
     consistent,
     edge_tiles,
-    included,
     prove_consistency,
-    prove_inclusion,
     root_of,
     tile_at,
 )
@@ -67,8 +65,6 @@ def test_a_tree_of_three_levels(size: int) -> None:
     assert builder.root() == root_by_definition(LEAVES[:size])
     proof = prove_consistency(65000, size, tiles.__getitem__)
     assert consistent(65000, root_of(LEAVES[:65000]), size, builder.root(), proof)
-    proof = prove_inclusion(65534, size, tiles.__getitem__)
-    assert included(LEAVES[65534], 65534, size, builder.root(), proof)
 
 
 @settings(deadline=None)
@@ -84,18 +80,6 @@ def test_a_tree_continued_from_its_tiles_is_the_tree_built_at_once(parts: list[i
     whole, tiles = build(size)
     assert builder.root() == whole.root()
     assert tiles.items() <= stored.items()
-
-
-@settings(deadline=None)
-@given(SIZES, st.data())
-def test_every_leaf_is_proven_included_and_no_other(size: int, data: st.DataObject) -> None:
-    builder, tiles = build(size)
-    index = data.draw(st.integers(0, size - 1))
-    proof = prove_inclusion(index, size, tiles.__getitem__)
-    assert included(LEAVES[index], index, size, builder.root(), proof)
-    assert not included(LEAVES[index + 1], index, size, builder.root(), proof)
-    if size > 1:
-        assert not included(LEAVES[index], (index + 1) % size, size, builder.root(), proof)
 
 
 @settings(deadline=None)

@@ -74,23 +74,6 @@ def newest_shipped(folder: Path, period_ids: Sequence[str]) -> Catalog:
     return _covering(_in_folder(folder), periods, str(folder))
 
 
-def load_kept(rates_dir: Path, rates_version: str) -> Catalog:
-    """Return a kept catalog, verified.
-
-    :raises ApgmsError: ``rates.not_kept`` and what :func:`read_catalogs` raises
-    """
-    for catalog in read_catalogs(FolderStore(rates_dir), KEPT):
-        if catalog.rates_version == rates_version:
-            return catalog
-    raise ApgmsError(
-        "rates.not_kept",
-        "A rates catalog is not on this controller",
-        where=f"{rates_dir}/{rates_version}",
-        why="it has not been pulled",
-        mend="make pull-rates STACK=the stack",
-    )
-
-
 def newest_kept(rates_dir: Path, period_ids: Sequence[str]) -> Catalog:
     """Return the newest kept catalog that covers every period, verified.
 
@@ -110,7 +93,7 @@ def read_catalogs(store: ObjectStore, prefix: str) -> list[Catalog]:
     """
     found: dict[str, set[str]] = {}
     for key in store.keys(prefix):
-        version, _, name = key.removeprefix(prefix).partition("/")
+        version, _slash, name = key.removeprefix(prefix).partition("/")
         if VERSION_FORM.fullmatch(version) and name in (CATALOG_NAME, HASH_NAME):
             found.setdefault(version, set()).add(name)
     return [_read_catalog(store, prefix, version, names) for version, names in found.items()]

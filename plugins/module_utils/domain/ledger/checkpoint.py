@@ -20,7 +20,6 @@ from ...libraries import cryptography_exceptions, ed25519, serialization
 LOG_SIGNATURE = b"\x01"
 COSIGNATURE = b"\x04"
 HASH_BYTES = 32
-SIGNATURE_BYTES = 64
 KEY_ID_BYTES = 4
 TIME_BYTES = 8
 _SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")
@@ -128,15 +127,6 @@ def note_key_id(name: str, kind: bytes, public_pem: bytes) -> bytes:
         serialization.Encoding.Raw, serialization.PublicFormat.Raw
     )
     return hashlib.sha256(name.encode() + b"\n" + kind + raw).digest()[:KEY_ID_BYTES]
-
-
-def verifier_key(name: str, kind: bytes, public_pem: bytes) -> str:
-    """Return a public key in the form of signed notes: ``name+id+base64(kind || key)``."""
-    raw = _public_key(public_pem).public_bytes(
-        serialization.Encoding.Raw, serialization.PublicFormat.Raw
-    )
-    key_id = note_key_id(name, kind, public_pem).hex()
-    return f"{name}+{key_id}+{base64.b64encode(kind + raw).decode()}"
 
 
 def _cosigned_message(checkpoint: Checkpoint, time: int) -> bytes:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 HASH_BYTES = 32
 TILE_WIDTH = 256
-TILE_BYTES = TILE_WIDTH * HASH_BYTES
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -159,26 +158,6 @@ def prove_consistency(old: int, new: int, read_tile: ReadTile) -> list[bytes]:
     return descend(0, new, True)
 
 
-def prove_inclusion(index: int, size: int, read_tile: ReadTile) -> list[bytes]:
-    """Return the proof (RFC 6962, 2.1.1) that the leaf ``index`` is in the tree of ``size``.
-
-    :raises ValueError: unless ``0 <= index < size``
-    """
-    if not 0 <= index < size:
-        raise ValueError(f"no leaf {index} in a tree of {size}")
-    proof = []
-    first, end = 0, size
-    while end - first > 1:
-        middle = first + _split_point(end - first)
-        if index < middle:
-            proof.append(subtree_hash(middle, end, size, read_tile))
-            end = middle
-        else:
-            proof.append(subtree_hash(first, middle, size, read_tile))
-            first = middle
-    return proof[::-1]
-
-
 def consistent(old: int, old_root: bytes, new: int, new_root: bytes, proof: list[bytes]) -> bool:
     """Verify a consistency proof (RFC 9162, 2.1.4.2)."""
     if not 0 < old <= new:
@@ -204,24 +183,6 @@ def consistent(old: int, old_root: bytes, new: int, new_root: bytes, proof: list
             from_new = node_hash(from_new, sibling)
         node, last = node >> 1, last >> 1
     return last == 0 and from_old == old_root and from_new == new_root
-
-
-def included(leaf: bytes, index: int, size: int, root: bytes, proof: list[bytes]) -> bool:
-    """Verify an inclusion proof (RFC 9162, 2.1.3.2) of a leaf hash."""
-    if not 0 <= index < size:
-        return False
-    node, last, found = index, size - 1, leaf
-    for sibling in proof:
-        if last == 0:
-            return False
-        if node & 1 or node == last:
-            found = node_hash(sibling, found)
-            while not node & 1 and node:
-                node, last = node >> 1, last >> 1
-        else:
-            found = node_hash(found, sibling)
-        node, last = node >> 1, last >> 1
-    return last == 0 and found == root
 
 
 def _perfect_hash(first: int, count: int, size: int, read_tile: ReadTile) -> bytes:

@@ -26,11 +26,6 @@ class PeriodDays:
     first: date
     last: date
 
-    @property
-    def is_quarter(self) -> bool:
-        """Say whether the period is a quarter, not a month."""
-        return self.last.month != self.first.month
-
     def days(self) -> list[date]:
         """Return every day of the period, in order."""
         count = (self.last - self.first).days + 1

@@ -69,7 +69,7 @@ RETURN = r"""
 archive:
   description: Path of the newest archive on this controller.
   returned: success
-  type: path
+  type: str
 archive_key:
   description: Key of the newest archive in the object store.
   returned: success

@@ -83,7 +83,7 @@ unverified:
 folder:
   description: Folder of the kept catalog.
   returned: success
-  type: path
+  type: str
 """
 
 from pathlib import Path

@@ -167,7 +167,7 @@ manifest_sha256:
 bundle:
   description: Folder of the bundle on this controller.
   returned: when no row is invalid
-  type: path
+  type: str
 frozen_before:
   description: Whether the bundle stood already and was taken as it is.
   returned: when no row is invalid

@@ -77,6 +77,11 @@ class Configuration:
     flags: Flags
     release_window: str | None
     rollback_target: str | None
+    kill_switch: str | None
+    """Why PROTO_KILL_SWITCH stops what would act, and the place that says so; None where it is off.
+
+    It does not stop the run: a rollback and asking the gateway go on. The modules that act refuse.
+    """
 
     def as_result(self) -> dict[str, Any]:
         """Return it as JSON values, the flags under the names that the manifest uses."""
@@ -90,6 +95,7 @@ class Configuration:
             },
             "release_window": self.release_window,
             "rollback_target": self.rollback_target,
+            "kill_switch": self.kill_switch,
         }
 
 
@@ -100,7 +106,7 @@ def parse_flag(value: object) -> bool:
     """
     if isinstance(value, bool):
         return value
-    if type(value) is int and value in (0, 1):
+    if isinstance(value, int) and not isinstance(value, bool) and value in (0, 1):
         return value == 1
     if isinstance(value, str) and value.lower() in _WORDS:
         return _WORDS[value.lower()]
@@ -108,7 +114,7 @@ def parse_flag(value: object) -> bool:
 
 
 def kill_switch_engaged(value: object) -> bool:
-    """Return whether PROTO_KILL_SWITCH stops payouts: unless unset, empty or off, it does."""
+    """Return whether PROTO_KILL_SWITCH stops what would act: unless unset, empty or off, it does."""
     if is_empty(value):
         return False
     try:
@@ -150,7 +156,7 @@ def require_lawful(stack: str, purpose: str, flags: Flags, *, where: str) -> Non
             "flags.forbidden",
             f"The flags are not those of a {stack} {purpose}",
             where=where,
-            why="; ".join(why for _, why in found),
+            why="; ".join(why for _reason, why in found),
             mend="correct apgms_flags in the inventory and build the bundle again",
         )
 
@@ -161,7 +167,7 @@ def resolve(inventory: Inventory, purpose: str, settings: Iterable[Setting]) -> 
     :raises ApgmsError: the reason is that of the first problem, ``details["problems"]`` holds all:
         ``flags.unknown``, ``flags.unstated``, ``flags.malformed``, ``flags.forbidden``,
         ``flags.disagree``, ``stack.disagree``, ``window.malformed``, ``window.disagree``,
-        ``rollback_target.malformed``, ``rollback_target.disagree``, ``kill_switch.on``
+        ``rollback_target.malformed``, ``rollback_target.disagree``
     """
     settings = list(settings)
     flags, problems = _inventory_flags(inventory)
@@ -169,14 +175,14 @@ def resolve(inventory: Inventory, purpose: str, settings: Iterable[Setting]) -> 
         problems += _forbidden(inventory, purpose, flags)
     problems += _disagreeing_flags(inventory, flags, settings)
     problems += _disagreeing_stack(inventory, settings)
-    if not flags.get("DRY_RUN"):
-        problems += _kill_switches(settings)
     window, found = _agreed(_WINDOW, inventory.release_window, inventory, settings)
     target, more = _agreed(_TARGET, inventory.rollback_target, inventory, settings)
     problems += found + more
     if problems:
         raise _refused(inventory.stack, purpose, problems)
-    return Configuration(inventory.stack, purpose, _as_flags(flags), window, target)
+    return Configuration(
+        inventory.stack, purpose, _as_flags(flags), window, target, _kill_switch(settings)
+    )
 
 
 def from_variables(variables: Mapping[str, object]) -> list[Setting]:
@@ -302,12 +308,14 @@ def _disagreeing_stack(inventory: Inventory, settings: list[Setting]) -> Iterato
             yield _of_setting("stack.disagree", setting, why)
 
 
-def _kill_switches(settings: list[Setting]) -> Iterator[Problem]:
+def _kill_switch(settings: list[Setting]) -> str | None:
+    """Return the first place that turns the kill switch on, with the reason that any place gives."""
     reasons = [s.value for s in settings if s.name == "PROTO_KILL_SWITCH_REASON" and s.value]
     for setting in settings:
         if setting.name == "PROTO_KILL_SWITCH" and kill_switch_engaged(setting.value):
-            why = f"all payouts are stopped: {_shown(reasons[0]) if reasons else 'no reason given'}"
-            yield _of_setting("kill_switch.on", setting, why)
+            reason = _shown(reasons[0]) if reasons else "no reason given"
+            return f"{reason}, in {setting.source}"
+    return None
 
 
 def _of_setting(reason: str, setting: Setting, why: str) -> Problem:
@@ -348,7 +356,7 @@ def _agreed(
 
 
 def _parse_window(value: object) -> str:
-    text = str(value) if type(value) is int else value
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str):
         raise ValueError(f"{_shown(value)} is not 12 digits, YYYYMMDDHHMM")
     parse_window_id(text)

@@ -101,7 +101,7 @@ def parse_public_key(text: str, where: str) -> PublicKey:
 
     :raises ApgmsError: ``signers.malformed_key``, ``signers.weak_key``
     """
-    kind, _, encoded = text.strip().partition(" ")
+    kind, _space, encoded = text.strip().partition(" ")
     try:
         key = key_of_blob(base64.b64decode(encoded.partition(" ")[0], validate=True))
     except (ValueError, binascii.Error) as error:
@@ -216,7 +216,7 @@ def _rsa_bits(blob: bytes) -> int:
 def ssh_strings(data: bytes, count: int, *, exact: bool = True) -> list[bytes]:
     """Return ``count`` length-prefixed strings (RFC 4251 section 5)."""
     found = []
-    for _ in range(count):
+    for _number in range(count):
         size = int.from_bytes(data[:4], "big")
         if len(data) < 4 + size:
             raise ValueError("it is cut short")

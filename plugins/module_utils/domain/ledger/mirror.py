@@ -56,7 +56,7 @@ def mirrors(originals: Iterable[Original], *, net: bool) -> Iterator[Mirror]:
     :param originals: grouped by chain, newest first within a chain
     :param net: one row for each chain instead of one for each original; none where the sum is zero
     """
-    for _, chain in groupby(originals, key=lambda row: row[:3]):
+    for _key, chain in groupby(originals, key=lambda row: row[:3]):
         yield from _of_chain(chain, net)
 
 

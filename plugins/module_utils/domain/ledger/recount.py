@@ -44,7 +44,7 @@ def read_checkpoint(note: bytes) -> Head:
 
     :raises ValueError: where it is not one
     """
-    text, _, tail = note.partition(b"\n\n")
+    text, _blank, tail = note.partition(b"\n\n")
     origin, size, root = text.decode().split("\n")
     lines = [line.decode().split(" ") for line in tail.splitlines()]
     signatures = [b64decode(line[2])[4:] for line in lines]
@@ -72,7 +72,7 @@ class Tree:
         if not self._peaks:
             return hashlib.sha256().digest()
         value = self._peaks[-1][1]
-        for _, peak in reversed(self._peaks[:-1]):
+        for _height, peak in reversed(self._peaks[:-1]):
             value = hashlib.sha256(b"\1" + peak + value).digest()
         return value
 

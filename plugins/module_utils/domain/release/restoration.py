@@ -139,7 +139,7 @@ def _paired(
         if line is not None and now is not None and now.to_line() == line:
             line, now = next(lines, None), next(rows, None)
             continue
-        then = next(parse_image([line])) if line is not None else None
+        (then,) = parse_image([line]) if line is not None else (None,)
         take_then = now is None or (then is not None and _key(then) <= _key(now))
         take_now = then is None or (now is not None and _key(now) <= _key(then))
         yield (then if take_then else None), (now if take_now else None)

@@ -70,7 +70,7 @@ def _number(value: float) -> str:
         return "0"
     if 1e-6 <= abs(value) < 1e21:
         return format(Decimal(repr(value)), "f").removesuffix(".0")
-    digits, _, exponent = repr(value).partition("e")
+    digits, _e, exponent = repr(value).partition("e")
     return f"{digits.removesuffix('.0')}e{int(exponent):+d}"
 
 

@@ -185,7 +185,8 @@ def _begin(connection: Connection, tenure: _Tenure) -> int:
         " WHERE stack = %(stack)s RETURNING token",
         vars(tenure),
     ).fetchone()
-    assert found is not None  # noqa: S101 - the row was locked by this transaction
+    if found is None:
+        raise AssertionError("the lease row was locked by this transaction")
     return int(found[0])
 
 

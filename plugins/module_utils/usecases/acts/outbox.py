@@ -45,7 +45,7 @@ def notify(
     """
     steps = steps or Steps()
     migrate(connection)
-    before = [notice_id for notice_id, _ in pending(connection)]
+    before = [notice_id for notice_id, _topic in pending(connection)]
     queued = manifest_sha256 is not None and queue_release(connection, manifest_sha256, steps)
     return before, deliver(connection, webhooks, steps, queued=queued)
 

@@ -200,7 +200,7 @@ def _flags(manifest: Manifest) -> Check:
     flags = manifest.flags
     stated = {"seed": flags.seed, "smoke": flags.smoke, "dryRun": flags.dry_run}
     found = ", ".join(f"{name} {str(value).lower()}" for name, value in stated.items())
-    broken = [rule for _, rule in unlawful(manifest.stack, manifest.purpose, flags)]
+    broken = [rule for _reason, rule in unlawful(manifest.stack, manifest.purpose, flags)]
     found += f" for a {manifest.stack} {manifest.purpose}"
     return Check("Flags", "; ".join([found, *broken]), not broken)
 

@@ -38,12 +38,8 @@ from .files import (
 from .image import write_image
 from .manifests import load_manifest
 from .order import (
-    Order as Order,
-)
-from .order import (
-    Ports as Ports,
-)
-from .order import (
+    Order,
+    Ports,
     approved_catalog,
     require_named,
     require_pinned,

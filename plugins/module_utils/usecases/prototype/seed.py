@@ -16,6 +16,7 @@ from ...libraries import sql
 from ...ports.clock import Clock
 from ...ports.database import columns, rehearsal
 from ..acts.progress import Progress
+from ..stack import kill_switch
 from .seed_load import (
     SOURCE_TABLES,
     Counts,
@@ -71,7 +72,7 @@ def seed_ledger(
 
     :param sign: signs with the stack's RPT key, Ed25519
     :raises ApgmsError: ``seed.stack``, ``seed.other_rows``, ``seed.size``, ``seed.periods``,
-        ``seed.period_not_over``
+        ``seed.period_not_over``; ``kill_switch.on`` where rows would be written
     """
     require_proto(request.stack)
     for table in LEDGER_COLUMNS:
@@ -83,6 +84,7 @@ def seed_ledger(
     if occupied:
         _require_this_seed(connection, plan, sign, tell)
         return Seeded(plan.issued_at, before, before)
+    kill_switch.require_off(connection, request.stack)
     if check_mode:
         added = count_rows(plan, sign, tell)
     else:

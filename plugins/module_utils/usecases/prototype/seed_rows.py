@@ -237,8 +237,8 @@ class RowWriter:
 def _gst_chain(entity: Entity, calendar: Calendar, made: list[Sale]) -> Chain:
     """Each sale's GST, less the credit of the purchase for it, is deposited when it is made."""
     taxed = [(time, item) for time, item in made if item.gst_cents]
-    times = [time for time, _ in taxed]
-    amounts = [item.gst_cents - item.purchase_gst_cents for _, item in taxed]
+    times = [time for time, _item in taxed]
+    amounts = [item.gst_cents - item.purchase_gst_cents for _time, item in taxed]
     return Chain(entity, "GST", calendar.period_id, times, amounts)
 
 

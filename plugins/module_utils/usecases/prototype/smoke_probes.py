@@ -59,7 +59,7 @@ def probe_database(connection: Connection) -> Finding:
 
 def probe_object_store(store: ObjectStore) -> Finding:
     """The object store can be listed, and something is published in it."""
-    objects = sum(1 for _ in store.keys(PUBLISHED))
+    objects = sum(1 for _key in store.keys(PUBLISHED))
     return Finding(f"objects under {PUBLISHED}", f"{objects} objects", objects > 0)
 
 
@@ -121,8 +121,8 @@ def probe_bas_labels(connection: Connection, rates_dir: Path, period_ids: Sequen
         key for key in labels.keys() | due.keys() if _liable(labels.get(key)) != due.get(key)
     )
     expected = {
-        "W2": str(sum(paygw for paygw, _ in due.values())),
-        "1A-1B": str(sum(gst for _, gst in due.values())),
+        "W2": str(sum(paygw for paygw, _gst in due.values())),
+        "1A-1B": str(sum(gst for _paygw, gst in due.values())),
         "deviating": [],
     }
     found = {

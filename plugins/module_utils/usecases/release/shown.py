@@ -45,7 +45,10 @@ def _rows(connection: Connection, manifest_sha256: str) -> dict[str, dict[str, A
     ).fetchall()
     by_outcome = {outcome: (int(count), int(cents)) for outcome, count, cents in found}
     parts = {
-        "sent": (sum(n for n, _ in by_outcome.values()), sum(c for _, c in by_outcome.values())),
+        "sent": (
+            sum(n for n, _cents in by_outcome.values()),
+            sum(c for _count, c in by_outcome.values()),
+        ),
         "accepted": by_outcome.get("accepted", (0, 0)),
         "rejected": by_outcome.get("rejected", (0, 0)),
     }

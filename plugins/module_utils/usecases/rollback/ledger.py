@@ -143,7 +143,7 @@ def require_target_balances(connection: Connection) -> str:
             "rollback.unproven",
             "The rollback would not reach the target's balances; nothing was changed",
             where=", ".join(f"{' '.join(row[:3])}" for row in wrong),
-            why=", ".join(f"{now} cents instead of {then}" for *_, now, then in wrong),
+            why=", ".join(f"{now} cents instead of {then}" for *_chain, now, then in wrong),
             mend="have these chains looked at: scripts/check_ledger.sh prod names rows that do not"
             " follow the chain rule",
         )
@@ -166,7 +166,7 @@ def _require_sums(connection: Connection) -> None:
             why="; ".join(
                 f"today's balance {now} less the rows since the target, {since}, is not the"
                 f" target's {then}"
-                for *_, now, since, then in wrong
+                for *_chain, now, since, then in wrong
             ),
             mend="a row of these chains does not carry its balance on: scripts/check_ledger.sh prod"
             " names it; choose an earlier target, before that row",

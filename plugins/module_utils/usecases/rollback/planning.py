@@ -49,7 +49,8 @@ def make_plan(
     releases = past_releases(connection, store, policy.stack)
     target = find_target(releases, checksum)
     manifest = target.manifest
-    assert manifest is not None  # noqa: S101 - a good target has one
+    if manifest is None:
+        raise AssertionError("a good target has a manifest")
     _require_prefix(store, policy, manifest, head)
     undone = undone_by_target(releases, target)
     checksums = [release.manifest_sha256 for release in undone]

@@ -1,9 +1,10 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""The kill switch of a stack: while it is on, nothing is sent.
+"""The kill switch of a stack: while it is on, nothing is sent, seeded, reopened or restored.
 
-It stands in the database, so that it stops every operator and controller at once; each turn is a
-row that says who, when and why. It takes part in no journal: an emergency stop must work with the
-object store down. APGMS's own ``PROTO_KILL_SWITCH`` in the environment stops a run as well.
+A rollback, asking the gateway and storing receipts stay possible. It stands in the database, so
+that it stops every operator and controller at once; each turn is a row that says who, when and why.
+It takes part in no journal: an emergency stop must work with the object store down. APGMS's own
+``PROTO_KILL_SWITCH`` in the environment stops the same.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Position:
 
 def position(connection: Connection, stack: str) -> Position:
     """Return the position of the kill switch; a switch that was never turned is off."""
+    found = connection.execute("SELECT to_regclass('apgms_release.kill_switch')").fetchone()
+    if found is None or found[0] is None:  # the first seed comes before everything else
+        return Position(engaged=False)
     row = connection.execute(
         "SELECT engaged, reason, actor, at FROM apgms_release.kill_switch"
         " WHERE stack = %s ORDER BY seq DESC LIMIT 1",
@@ -71,12 +75,14 @@ def turn(connection: Connection, stack: str, *, engaged: bool, reason: str, acto
 
 
 def require_off(
-    connection: Connection, stack: str, environment: Mapping[str, str] = os.environ
+    connection: Connection, stack: str, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse while the kill switch is on, in the database or in the environment of this process.
+    """Refuse to act while the kill switch is on, in the database or in this process's environment.
 
     :raises ApgmsError: ``kill_switch.on``
     """
+    if environment is None:
+        environment = os.environ
     now = position(connection, stack)
     if now.engaged and now.at:
         raise _on(
@@ -87,16 +93,16 @@ def require_off(
         )
     if kill_switch_engaged(environment.get("PROTO_KILL_SWITCH")):
         raise _on(
-            "PROTO_KILL_SWITCH in the process environment",
+            "PROTO_KILL_SWITCH in the environment, .env.STACK or the extra variables",
             environment.get("PROTO_KILL_SWITCH_REASON") or "it is set, without a reason",
-            "unset PROTO_KILL_SWITCH",
+            "take PROTO_KILL_SWITCH away there",
         )
 
 
 def _on(where: str, why: str, undo: str) -> ApgmsError:
     return ApgmsError(
         "kill_switch.on",
-        "The kill switch is on: nothing is sent",
+        "The kill switch is on: nothing is sent, seeded, reopened or restored",
         where=where,
         why=why,
         mend=f"when the cause is dealt with: {undo}",

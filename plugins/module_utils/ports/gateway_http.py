@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from ..domain.approval.policy import GatewayPins
 from ..domain.formats.canonical import parse_json
 from ..domain.release.receipt import read_rejection
+from ..domain.release.retry import retried
 from ..errors import ApgmsError
 from .clock import Clock, SystemClock
 from .gateway import (
@@ -35,7 +36,6 @@ Parsed = TypeVar("Parsed")
 MAX_ANSWER_BYTES = 1 << 20
 MAX_RECEIPT_BYTES = 64 << 20
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,128}")
-RETRYABLE = frozenset({408, 425, 429})
 REFUSALS = {
     "unauthorised": 401,
     "bad_request": 400,
@@ -219,7 +219,7 @@ class HttpGateway:
         return answer
 
     def _refuse_unless_not_found(self, answer: Answer, path: str) -> None:
-        if answer.status in RETRYABLE or answer.status >= 500:
+        if retried(answer.status):
             raise GatewayUnavailable(
                 "gateway.busy",
                 "The gateway asks to come back later",

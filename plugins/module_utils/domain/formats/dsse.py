@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import ApgmsError
 from ...libraries import cryptography_exceptions, ec, ed25519, hashes, serialization
 from .canonical import canonical, parse_canonical
+from .shape import require_shape
 
 MEND = "get the document again from who signed it; a signed document is never repaired by hand"
 
@@ -82,30 +82,21 @@ def signature_holds(public_pem: str, signature: bytes, message: bytes) -> bool:
     return True
 
 
+_SHAPE = {"payload": str, "payloadType": str, "signatures": [{"keyid": str, "sig": str}]}
+
+
 def _parse(data: bytes, payload_type: str) -> tuple[bytes, str, bytes]:
     envelope = parse_canonical(data)
-    _expect_members(envelope, {"payload", "payloadType", "signatures"}, "the envelope")
+    require_shape(envelope, _SHAPE, "the envelope")
     if envelope["payloadType"] != payload_type:
         raise ValueError(f"its payload type is {envelope['payloadType']!r}, not {payload_type!r}")
-    signatures = envelope["signatures"]
-    if not isinstance(signatures, list) or len(signatures) != 1:
+    if len(envelope["signatures"]) != 1:
         raise ValueError("it does not have exactly one signature")
-    _expect_members(signatures[0], {"keyid", "sig"}, "its signature")
-    key_id = signatures[0]["keyid"]
-    if not isinstance(key_id, str):
-        raise ValueError("its key id is not a string")
-    return _base64(envelope["payload"]), key_id, _base64(signatures[0]["sig"])
+    [signature] = envelope["signatures"]
+    return _base64(envelope["payload"]), signature["keyid"], _base64(signature["sig"])
 
 
-def _expect_members(value: Any, members: set[str], what: str) -> None:
-    if not isinstance(value, dict) or value.keys() != members:
-        found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"{what} has {found}, expected {sorted(members)}")
-
-
-def _base64(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise ValueError("payload and signature are not base64 text")
+def _base64(text: str) -> bytes:
     decoded = base64.b64decode(text, validate=True)
     if base64.b64encode(decoded).decode() != text:
         raise ValueError("payload or signature is base64 with stray bits")

@@ -15,11 +15,14 @@ from typing import Any
 from ...errors import ApgmsError
 from ..formats import dsse
 from ..formats.canonical import parse_canonical
+from ..formats.shape import require_shape
 
 SCHEMA = "apgms.release/receipt/1"
 PAYLOAD_TYPE = "application/vnd.apgms.receipt+json"
 OUTCOMES = ("accepted", "partially_accepted", "rejected")
+_BOUND = ("stack", "manifest_sha256", "submission_id", "idempotency_key", "body_sha256")
 _CENTS = re.compile(r"0|-?[1-9][0-9]*")
+_TEXT = re.compile(r".+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -108,31 +111,28 @@ def read_receipt(data: bytes, keys: Mapping[str, str], *, where: str) -> Receipt
     return receipt
 
 
-_TEXTS = (
-    "receipt_id", "job_id", "environment", "stack", "manifest_sha256", "submission_id",
-    "idempotency_key", "body_sha256", "outcome", "issued_at",
-)  # fmt: skip
-_CENTS_MEMBERS = ("accepted_cents", "rejected_cents")
-_COUNTS = ("accepted_count", "rejected_count")
-_MEMBERS = {"schema", "rejections", *_TEXTS, *_CENTS_MEMBERS, *_COUNTS}
-_REJECTION_TEXTS = ("rpt_id", "tax_type", "period_id", "code", "reason")
+_REJECTION: dict[str, Any] = {
+    **dict.fromkeys(("rpt_id", "tax_type", "period_id", "code", "reason"), _TEXT),
+    "amount_cents": _CENTS,
+}
+_SHAPE: dict[str, Any] = {
+    "schema": re.compile(re.escape(SCHEMA)),
+    **dict.fromkeys(("receipt_id", "job_id", "environment", "issued_at", *_BOUND), _TEXT),
+    "outcome": re.compile("|".join(OUTCOMES)),
+    **dict.fromkeys(("accepted_count", "rejected_count"), int),
+    **dict.fromkeys(("accepted_cents", "rejected_cents"), _CENTS),
+    "rejections": [_REJECTION],
+}
 
 
 def _read(document: Any, key_id: str) -> Receipt:
-    _expect_members(document, _MEMBERS, "the receipt")
-    if document["schema"] != SCHEMA:
-        raise ValueError(f"its schema is {document['schema']!r}, expected {SCHEMA!r}")
-    if document["outcome"] not in OUTCOMES:
-        raise ValueError(f"outcome is {document['outcome']!r}, none of {', '.join(OUTCOMES)}")
-    if not isinstance(document["rejections"], list):
-        raise ValueError("rejections is not a list")
-    members: dict[str, Any] = {
-        **{name: _text(document, name) for name in _TEXTS},
-        **{name: _cents(document, name) for name in _CENTS_MEMBERS},
-        **{name: _count(document, name) for name in _COUNTS},
-        "rejections": tuple(read_rejection(entry) for entry in document["rejections"]),
-    }
-    return Receipt(**members, key_id=key_id)
+    require_shape(document, _SHAPE, "the receipt")
+    if document["accepted_count"] < 0 or document["rejected_count"] < 0:
+        raise ValueError("the receipt: a count is negative")
+    del document["schema"]
+    amounts = {name: int(document[name]) for name in ("accepted_cents", "rejected_cents")}
+    rejections = tuple(map(read_rejection, document["rejections"]))
+    return Receipt(**{**document, **amounts, "rejections": rejections}, key_id=key_id)
 
 
 def read_rejection(entry: Any) -> Rejection:
@@ -140,38 +140,8 @@ def read_rejection(entry: Any) -> Rejection:
 
     :raises ValueError: where it is not one
     """
-    _expect_members(entry, {"amount_cents", *_REJECTION_TEXTS}, "a rejection")
-    return Rejection(
-        amount_cents=_cents(entry, "amount_cents"),
-        **{name: _text(entry, name) for name in _REJECTION_TEXTS},
-    )
-
-
-def _expect_members(value: Any, members: set[str], what: str) -> None:
-    if not isinstance(value, dict) or value.keys() != members:
-        found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"{what} has {found}, expected {sorted(members)}")
-
-
-def _text(document: dict[str, Any], name: str) -> str:
-    value = document[name]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {value!r}, not a text")
-    return value
-
-
-def _cents(document: dict[str, Any], name: str) -> int:
-    value = document[name]
-    if not isinstance(value, str) or not _CENTS.fullmatch(value):
-        raise ValueError(f"{name} is {value!r}, not a decimal string of cents")
-    return int(value)
-
-
-def _count(document: dict[str, Any], name: str) -> int:
-    value = document[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} is {value!r}, not a count")
-    return value
+    require_shape(entry, _REJECTION, "a rejection")
+    return Rejection(**{**entry, "amount_cents": int(entry["amount_cents"])})
 
 
 def _require_consistent(receipt: Receipt, where: str) -> None:
@@ -190,9 +160,6 @@ def _outcome(accepted: int, rejected: int) -> str:
     if not rejected:
         return "accepted"
     return "partially_accepted" if accepted else "rejected"
-
-
-_BOUND = ("stack", "manifest_sha256", "submission_id", "idempotency_key", "body_sha256")
 
 
 def _require_binding(receipt: Receipt, sent: Sent, where: str) -> None:

@@ -86,6 +86,14 @@ def read(store: ObjectStore, key: str) -> bytes:
         return stream.read()
 
 
+def stream_digest(stream: IO[bytes]) -> bytes:
+    """Return the SHA-256 of what is left of a stream, of any size."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.digest()
+
+
 def open_object_store(url: str, endpoint: str | None = None) -> ObjectStore:
     """Return the store at ``url``.
 
@@ -173,7 +181,7 @@ class FolderStore:
 
     def _same_or_conflict(self, key: str, data: bytes | Path) -> bool:
         with self.open(key) as stored:
-            if _stream_digest(stored) != _digest(data):
+            if stream_digest(stored) != _digest(data):
                 raise ObjectConflict(self.url, key)
         return False
 
@@ -204,7 +212,7 @@ class S3Store:
                 return True
         # 412 also answers botocore's own retry of a put whose reply was lost: compare.
         with self.open(key) as stored:
-            if _stream_digest(stored) != _digest(data):
+            if stream_digest(stored) != _digest(data):
                 raise ObjectConflict(self.url, key)
         return False
 
@@ -315,14 +323,7 @@ def _digest(data: bytes | Path) -> bytes:
     if isinstance(data, bytes):
         return hashlib.sha256(data).digest()
     with data.open("rb") as stream:
-        return _stream_digest(stream)
-
-
-def _stream_digest(stream: IO[bytes]) -> bytes:
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.digest()
+        return stream_digest(stream)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import ApgmsError
 from ..formats.canonical import parse_canonical, sha256_hex
-from ..formats.shape import CENTS, HEX_SHA256, TEXT, MapOf, require_shape
+from ..formats.shape import CENTS, HEX_SHA256, STACK, TEXT, MapOf, require_shape
 from .signers import PRINCIPAL, PublicKey, SignerLine, parse_public_key, parse_signer_line
 from .window import parse_calendar
 
@@ -106,14 +106,13 @@ class Policy:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
-_STACK = re.compile(r"proto|prod")
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]+-----END PUBLIC KEY-----\n")
 _RAW_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _KIND = re.compile("|".join(KINDS))
 _QUORUM = {"signatures": int, "roles": [TEXT]}
 _SHAPE = {
     "schema": re.compile(re.escape(SCHEMA)),
-    "stack": _STACK,
+    "stack": STACK,
     "version": int,
     "previous": (HEX_SHA256, None),
     "signers": MapOf(PRINCIPAL, {"person": TEXT, "roles": [TEXT], "kinds": [_KIND]}),

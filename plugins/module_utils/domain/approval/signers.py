@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ...errors import ApgmsError
+from ..formats.shape import STACKS
 
 NAMESPACES = tuple(
-    f"apgms-{purpose}-{stack}"
-    for purpose in ("approval", "intent", "policy")
-    for stack in ("proto", "prod")
+    f"apgms-{purpose}-{stack}" for purpose in ("approval", "intent", "policy") for stack in STACKS
 )
 PRINCIPAL = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 MIN_RSA_BITS = 2048

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ..formats.canonical import canonical, parse_canonical, sha256_hex
-from ..formats.shape import HEX_SHA256, TEXT, require_shape
+from ..formats.shape import HEX_SHA256, STACK, TEXT, require_shape
 from .policy import Policy
 from .signers import PRINCIPAL
 from .ssh_signature import Refusal
@@ -162,7 +162,7 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SHAPE = {
     "schema": re.compile(re.escape(SCHEMA)),
     "kind": re.compile("|".join(SUBJECTS)),
-    "stack": re.compile(r"proto|prod"),
+    "stack": STACK,
     "signer": PRINCIPAL,
     "not_before": _TIME,
     "expires_at": _TIME,

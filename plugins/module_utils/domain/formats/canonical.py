@@ -39,9 +39,20 @@ def parse_json(data: bytes) -> Any:
     :raises ValueError: where ``data`` is not JSON, or repeats a key
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_pairs)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique_pairs)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of a JSON object; the ``object_pairs_hook`` of whoever reads JSON here.
+
+    :raises ValueError: where a key stands twice
+    """
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return members
 
 
 def sha256_hex(data: bytes) -> str:
@@ -72,10 +83,3 @@ def _sorted_keys(value: dict[Any, Any]) -> list[str]:
         if not isinstance(key, str):
             raise ValueError(f"object key {key!r} is not a string")
     return sorted(value, key=lambda key: key.encode("utf-16-be"))
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return members

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+STACKS = ("proto", "prod")
+STACK = re.compile("|".join(STACKS))
 HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 CENTS = re.compile(r"0|[1-9][0-9]{0,17}")
 TEXT = re.compile(r"(?=.*\S).{1,500}")

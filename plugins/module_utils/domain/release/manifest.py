@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import ApgmsError
 from ..formats.canonical import canonical, parse_canonical, sha256_hex
-from ..formats.shape import CENTS, HEX_SHA256, TEXT, MapOf, require_shape
+from ..formats.shape import CENTS, HEX_SHA256, STACK, TEXT, MapOf, require_shape
 from ..tax.periods import PERIOD_ID
 
 SCHEMA = "apgms.release/manifest/1"
@@ -225,7 +225,7 @@ def _read(document: dict[str, Any]) -> Manifest:
 
 
 _PLAIN: dict[str, Any] = {
-    "stack": re.compile("proto|prod"),
+    "stack": STACK,
     "purpose": re.compile("|".join(PURPOSES)),
     "built_at": TEXT,
     "release_window": (re.compile(r"[0-9]{12}"), None),

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from ..formats.canonical import unique_pairs
+
 ISSUE_ORDER = (
     "entity_id", "period_id", "tax_type", "amount_cents", "merkle_root", "running_balance_hash",
     "anomaly_vector", "thresholds", "rail_id", "reference", "expiry_ts", "nonce",
@@ -28,7 +30,7 @@ def parse_payload(text: str) -> dict[str, Any]:
 
     :raises ValueError: where it is not a JSON object, repeats a key, or holds NaN or infinity
     """
-    payload = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+    payload = json.loads(text, object_pairs_hook=unique_pairs, parse_constant=_refuse_constant)
     if not isinstance(payload, dict):
         raise ValueError("it is not an object")
     return payload
@@ -85,13 +87,6 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, list):
         return [_sorted(element) for element in value]
     return value
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return members
 
 
 def _refuse_constant(name: str) -> Any:

@@ -7,18 +7,22 @@ Both places are stores: here the keys are ``<manifest checksum>/<name>``, there 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.attestation import VERDICT, read_attestation
 from ...domain.release.manifest import Manifest
 from ...errors import ApgmsError
-from ...ports.object_store import CHUNK_BYTES, ObjectMissing, ObjectStore, read
+from ...ports.object_store import (
+    CHUNK_BYTES,
+    ObjectMissing,
+    ObjectStore,
+    read,
+    stream_digest,
+)
 
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.json.sha256"
@@ -96,20 +100,13 @@ def _deviations(store: ObjectStore, prefix: str, manifest: Manifest) -> Iterator
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as stream:
-        return _sha256(stream)
+        return stream_digest(stream).hex()
 
 
 def stored_sha256(store: ObjectStore, key: str) -> str | None:
     """Return the SHA-256 of an object in hexadecimal; None where there is none."""
     try:
         with store.open(key) as stream:
-            return _sha256(stream)
+            return stream_digest(stream).hex()
     except ObjectMissing:
         return None
-
-
-def _sha256(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()

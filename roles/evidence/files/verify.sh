@@ -9,6 +9,9 @@
 # files are followed where all of them are as sealed. All keys come from the archive's own
 # policy.json: compare its SHA-256, which the last line says, with the one that your organisation
 # has pinned, or give it with --policy.
+#
+# jq reads all files at once and says what it finds, one finding a line, its fields separated by the
+# ASCII unit separator; the shell verifies the signatures.
 # shellcheck disable=SC2016 # the dollars in single quotes are jq's
 set -u
 LC_ALL=C
@@ -25,6 +28,7 @@ for tool in sha256sum openssl ssh-keygen jq; do
 done
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
+separator=$(printf '\037')
 failures=0
 
 fail() {
@@ -39,231 +43,288 @@ stop_on_findings() {
 }
 
 sha256() { sha256sum <"$1" | cut -c 1-64; }
-canonical() { jq -cjS . "$1" 2>/dev/null | cmp -s - "$1"; }
-member() { jq -r "$2" "$1" 2>/dev/null; }
 
-# decode TEXT OUT: base64 in its one exact form
-decode() {
-  printf %s "$1" | openssl base64 -d -A -out "$2" 2>/dev/null
-  [ "$(openssl base64 -A -in "$2")" = "$1" ]
-}
+# What both jq programs use: $ARGS.named holds the text of each file under its name.
+rules='
+  def text($name): $ARGS.named[$name] // "";
+  def said: tostring | gsub("[\u001f\n]"; " ");
+  def line(fields): [fields | said] | join("\u001f");
+  def object: try fromjson catch null | if type == "object" then . else {} end;
+  def document($name): text($name) | object;
+  def sorted: if type == "object" then . as $object
+      | reduce keys[] as $name ({}; .[$name] = ($object[$name] | sorted))
+    elif type == "array" then map(sorted) else . end;
+  # U+FFFD stands where a file is not UTF-8
+  def canonical($name): text($name) | (try fromjson catch null | sorted | tojson) == .
+    and (contains("\ufffd") | not);
+  def exact: type == "string" and test(
+    "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$");
+  def decoded: if exact then @base64d else "" end | object;
+  # the base64 of a public key in PEM
+  def key: tostring / "\n" | map(select(startswith("-") | not)) | join("");
+  def policy: document("policy.json");
+  def seal: document("seal.dsse.json").payload | decoded;
+  # a DSSE envelope with one signature by a key of the policy
+  def envelope($name; $media; keys): document($name) as $found
+    | ($found.signatures | if type == "array" then . else [] end) as $signatures
+    | ($signatures[0] // {}) as $signature
+    | if canonical($name) and $found.payloadType == $media and ($signatures | length) == 1
+        and ($found.payload | exact) and ($signature.sig | exact)
+      then line("ENVELOPE", $name, $media, (keys[$signature.keyid | tostring] // "" | key),
+                $signature.sig, $found.payload)
+      else line("FAIL", $name, "it is not a DSSE envelope of " + $media) end;'
 
-# signed KEY MESSAGE SIGNATURE: Ed25519, or ECDSA over SHA-256
+links='
+  seal as $seal | policy as $policy | document("manifest.json") as $manifest
+  | ($seal.subject | map({key: .name, value: .digest.sha256}) | from_entries) as $sealed
+  | $seal.predicate.manifest_sha256 as $checksum
+
+  # what a file says
+  | def expect($name; $found; $expected; $what): select($found != $expected)
+      | line("FAIL", $name, "\($what) is \($found), not \($expected)");
+  # what another file says of a file
+  def named($name; $digest; $who): select($sealed[$name] != $digest)
+    | line("FAIL", $name, "it is not the file that \($who) names");
+  def rows($name): text($name) / "\n" | .[:-1] | map(try fromjson catch {});
+  # each line names the SHA-256 of the line before it, the first none
+  def chain($name; member): select($sealed[$name])
+    | (["", (text("digests of \($name)") / "\n" | .[:-1][])] | .[:-1]) as $before
+    | select((rows($name) | map(member)) != $before
+        or (text($name) | (. == "" or endswith("\n")) | not))
+    | line("FAIL", $name, "its chain is broken");
+
+  def batches: (reduce inputs as $line ({}; input_filename as $file
+      | ($line | try fromjson catch null) as $row
+      | ($row.payload_c14n | try fromjson catch null) as $signed
+      | .[$file] = (.[$file] // [0, 0, 0, $row] | [.[0] + 1,
+          .[1] + ($row.amount_cents | try tonumber catch 0),
+          .[2] + (if [$signed.entity_id, "rpts/\($signed.tax_type)-\($signed.period_id).jsonl",
+              $signed.amount_cents] == [$row.abn, $file, ($row.amount_cents | try tonumber catch 0)]
+            then 0 else 1 end), .[3]]))) as $batches
+    | $manifest.batches[] | "rpts/\(.tax_type)-\(.period_id).jsonl" as $file
+    | ($batches[$file] // [0, 0, 0, null]) as [$count, $cents, $deviating, $first]
+    | named($file; .rpt_sha256; "manifest.json"),
+      named("ledger/\(.tax_type | ascii_downcase).json"; .ledger_sha256; "manifest.json"),
+      expect($file; "\($count) \($cents) \($deviating)"; "\(.count) \(.amount_cents) 0";
+        "its rows, cents and deviating payloads"),
+      line("TOKEN", $file, $first.payload_sha256, $policy.rpt_keys[$first.kid | tostring],
+        ($first.signature | tostring | gsub("-"; "+") | gsub("_"; "/") | rtrimstr("=")
+          | rtrimstr("=") + "=="), $first.payload_c14n);
+
+  def manifest: (select(canonical("manifest.json") | not)
+      | line("FAIL", "manifest.json", "it is not canonical JSON")),
+    named("manifest.json"; $checksum; "seal.dsse.json"),
+    expect("manifest.json.sha256"; text("manifest.json.sha256"); "\($checksum)  manifest.json\n";
+      "what it says of manifest.json"),
+    envelope("manifest.dsse.json"; "application/vnd.in-toto+json"; $policy.manifest_keys),
+    expect("manifest.dsse.json";
+      (document("manifest.dsse.json").payload | decoded | .predicate.verdict as $found | .subject
+        | map("\(.name) \(.digest.sha256) \($found.total - $found.valid)") | join(" "));
+      "manifest.json \($checksum) 0"; "its subject, and the rows that it calls invalid"),
+    named("image.jsonl"; $manifest.image_sha256; "manifest.json"),
+    named("rates/\($manifest.rates_version)/catalog.json"; $manifest.rates_bundle_sha256;
+      "manifest.json"),
+    ("rates/\($manifest.rates_version)/rates.bundle.sha256" | expect(.; text(.);
+      "\($manifest.rates_bundle_sha256)  catalog.json\n"; "what it says of the catalog")),
+    expect("manifest.json"; [(.batches | map(.count) | add) - .batch_total,
+        (.batches | map(.amount_cents | tonumber) | add) - (.amount_total_cents | tonumber)];
+      [0, 0]; "the difference between its batches and its totals");
+
+  def ledger: $manifest.ledger as $ledger
+    | named("ledger_hashes.json"; $ledger.hashes_sha256; "manifest.json"),
+      expect("ledger_hashes.json"; document("ledger_hashes.json"); $ledger.namespaces;
+        "what it says of the namespaces"),
+      (document("ledger_hashes.json") | to_entries[]
+        | named("ledger/\(.key).json"; .value; "ledger_hashes.json")),
+      named("checkpoint"; $ledger.checkpoint_sha256; "manifest.json"),
+      line("CHECKPOINT", "checkpoint", ($policy.log.key | key), $policy.log.origin,
+        "\($policy.log.origin) \($ledger.tree_size) \($ledger.root)");
+
+  def signers:
+    ($policy.allowed_signers[]? | line("SIGNER",
+      gsub("(?<time>-(after|before)=\"[0-9]+)Z\""; .time + "\""))),
+    ($policy.revoked_keys[]? | line("REVOKED", .)),
+    ($sealed | keys[] | capture("^(?<sig>policy/policy\\.json\\.(?<signer>.+)\\.sig)$")
+      | line("SSH", .sig, "policy.json", .signer, "apgms-policy-\($policy.stack)", ""));
+
+  # statements are verified at the time when they were used, which the journal says
+  def statements:
+    (reduce (rows("journal.jsonl") | reverse[]) as $row ({}; . + ([$row.body.statements[]?
+      | {key: .sha256, value: ($row.at[:19] | gsub("[-T:]"; ""))}] | from_entries))) as $used
+    | $sealed | keys[] | select(test("^approvals/.*\\.json$")) as $name
+    | document($name) as $found | $used[$sealed[$name]] as $time
+    | (if $found.kind == "intent" then "intent" else "approval" end) as $act
+    | (select($time == null) | line("FAIL", $name, "no row of journal.jsonl uses it")),
+      line("SSH", $name + ".sig", $name, $found.signer, "apgms-\($act)-\($found.stack)",
+        $time // ""),
+      (select($found.kind == "release") | expect($name; $found.subject.manifest_sha256; $checksum;
+        "the manifest that it approves"));
+
+  def receipt: envelope("receipt.json"; "application/vnd.apgms.receipt+json"; $policy.gateway.keys),
+    (document("receipt.json").payload | decoded
+      | expect("receipt.json"; "\(.manifest_sha256) \(.stack)"; "\($checksum) \($policy.stack)";
+          "the manifest that it answers"),
+        (select($sealed["manifest.json"])
+          | expect("receipt.json"; .accepted_count + .rejected_count; $manifest.batch_total;
+              "the number of rows that it answers")));
+
+  (if $sealed["manifest.json"] then ($manifest | manifest), batches, ledger else empty end),
+  signers, statements,
+  (if $sealed["receipt.json"] then receipt else empty end),
+  chain("journal.jsonl"; .prev_sha256), chain("operations.jsonl"; .previous),
+  ($seal.predicate | line("END", "\($sealed | length) files of manifest \($checksum); \(.purpose)"
+    + (if .state then ", state \(.state)" else "" end) + ", archive \(.number)"
+    + (if .previous_sha256 then " after \(.previous_sha256)" else "" end)))'
+
+# signed SIGNATURE KEY: both in base64; of $work/message, with Ed25519, or ECDSA over SHA-256
 signed() {
-  if openssl pkey -pubin -in "$1" -noout -text 2>/dev/null | grep -q ED25519; then
-    openssl pkeyutl -verify -pubin -inkey "$1" -rawin -in "$2" -sigfile "$3" >/dev/null 2>&1
-  else
-    openssl dgst -sha256 -verify "$1" -signature "$3" "$2" >/dev/null 2>&1
-  fi
+  printf %s "$1" | openssl base64 -d -A -out "$work/signature" 2>/dev/null
+  printf -- '-----BEGIN PUBLIC KEY-----\n%s\n-----END PUBLIC KEY-----\n' "$2" >"$work/key.pem"
+  case $2 in
+    MCowBQYDK2VwAyEA*)
+      openssl pkeyutl -verify -pubin -inkey "$work/key.pem" -rawin -in "$work/message" \
+        -sigfile "$work/signature"
+      ;;
+    *) openssl dgst -sha256 -verify "$work/key.pem" -signature "$work/signature" "$work/message" ;;
+  esac >/dev/null 2>&1
 }
 
-# envelope FILE TYPE KEYS OUT: a DSSE envelope with one signature by a key of the policy
-envelope() {
-  jq -r --slurpfile policy policy.json '.signatures[0].keyid as $id
-    | .payloadType, (.signatures | length), .payload, .signatures[0].sig,
-      ($policy[0]'"$3"'[$id] // "")' "$1" >"$work/fields" 2>/dev/null
+# check_envelope FILE TYPE KEY SIGNATURE PAYLOAD
+check_envelope() {
+  padding=${5##*[!=]}
   {
-    read -r type
-    read -r count
-    read -r payload
-    read -r signature
-    cat >"$work/key.pem"
-  } <"$work/fields"
-  if ! canonical "$1" || [ "$type $count" != "$2 1" ] || ! decode "$payload" "$4" ||
-    ! decode "$signature" "$work/signature"; then
-    fail "$1" "it is not a DSSE envelope of $2"
-    return 1
-  fi
-  {
-    printf 'DSSEv1 %d %s %d ' "${#2}" "$2" "$(wc -c <"$4")"
-    cat "$4"
+    printf 'DSSEv1 %d %s %d ' "${#2}" "$2" "$((${#5} * 3 / 4 - ${#padding}))"
+    printf %s "$5" | openssl base64 -d -A
   } >"$work/message"
-  signed "$work/key.pem" "$work/message" "$work/signature" && return 0
-  fail "$1" "its signature does not hold under a key of the policy"
-  return 1
+  signed "$4" "$3" || fail "$1" "its signature does not hold under a key of the policy"
 }
 
-# expect NAME FOUND EXPECTED WHAT: what a file says
-expect() { [ "$2" = "$3" ] || fail "$1" "$4 is '$2', not '$3'"; }
-
-# expect_digest NAME SHA256 WHO: what another file says of a file
-expect_digest() {
-  [ -f "$1" ] && [ "$(sha256 "$1")" = "$2" ] || fail "$1" "it is not the file that $3 names"
+# check_token FILE DIGEST KEY SIGNATURE MESSAGE: the first token of a batch under its issuer's key;
+# all of them are covered by the batch's digest. The base64 of an Ed25519 key is that of its DER
+# header, then that of its 32 bytes.
+check_token() {
+  printf %s "$5" >"$work/message"
+  [ "$(sha256 "$work/message")" = "$2" ] || fail "$1" "it is not the digest of its first token"
+  signed "$4" "MCowBQYDK2VwAyEA$3" || fail "$1" "the signature of its first token does not hold"
 }
 
-check_seal() {
-  while read -r digest name; do
-    expect_digest "$name" "$digest" seal.dsse.json
-  done <"$work/sealed"
-  find . -type f | sed 's,^\./,,' | while read -r name; do
-    [ "$name" = seal.dsse.json ] || grep -qxF "$name" "$work/names" || echo "$name"
-  done >"$work/foreign"
-  while read -r name; do fail "$name" "it was not sealed"; done <"$work/foreign"
-  envelope seal.dsse.json application/vnd.in-toto+json .manifest_keys "$work/seal"
-}
-
-check_manifest() {
-  canonical manifest.json || fail manifest.json "it is not canonical JSON"
-  expect_digest manifest.json "$manifest_sha256" seal.dsse.json
-  expect manifest.json.sha256 "$(cat manifest.json.sha256)" \
-    "$(sha256 manifest.json)  manifest.json" "what it says of manifest.json"
-  envelope manifest.dsse.json application/vnd.in-toto+json .manifest_keys "$work/verdict" &&
-    expect manifest.dsse.json \
-      "$(member "$work/verdict" '.predicate.verdict as $found | .subject
-        | map("\(.name) \(.digest.sha256) \($found.total - $found.valid)") | join(" ")')" \
-      "manifest.json $manifest_sha256 0" "its subject, and the rows that it calls invalid"
-  expect_digest image.jsonl "$image" manifest.json
-  expect_digest "rates/$rates/catalog.json" "$rates_sha256" manifest.json
-  expect "rates/$rates/rates.bundle.sha256" "$(cat "rates/$rates/rates.bundle.sha256")" \
-    "$rates_sha256  catalog.json" "what it says of the catalog"
-}
-
-check_batches() {
-  member manifest.json '.batches[] | "\(.tax_type) \(.period_id) \(.count) \(.amount_cents)"
-    + " \(.rpt_sha256) \(.ledger_sha256)"' >"$work/batches"
-  while read -r tax period count cents rpts ledger; do
-    file=rpts/$tax-$period.jsonl
-    expect_digest "$file" "$rpts" manifest.json
-    expect_digest "ledger/$(echo "$tax" | tr '[:upper:]' '[:lower:]').json" "$ledger" manifest.json
-    sums=$(jq -rn --arg tax "$tax" --arg period "$period" '
-      reduce inputs as $row ([0, 0, 0]; ($row.payload_c14n | fromjson) as $signed |
-        [.[0] + 1, .[1] + ($row.amount_cents | tonumber), .[2] + (
-          if [$signed.entity_id, $signed.tax_type, $signed.period_id, $signed.amount_cents]
-            == [$row.abn, $tax, $period, ($row.amount_cents | tonumber)]
-          then 0 else 1 end)]) | map(tostring) | join(" ")' "$file")
-    expect "$file" "$sums" "$count $cents 0" "its rows, cents and deviating payloads"
-    check_first_token "$file"
-  done <"$work/batches"
-  expect manifest.json "$(member manifest.json '[(.batches | map(.count) | add) - .batch_total,
-    (.batches | map(.amount_cents | tonumber) | add) - (.amount_total_cents | tonumber)] | add')" \
-    0 "the difference between its batches and its totals"
-}
-
-# The first token of a batch under its issuer's key; all of them are covered by the batch's digest.
-check_first_token() {
-  head -n 1 "$1" >"$work/row"
-  jq -j .payload_c14n "$work/row" >"$work/message"
-  jq -r --slurpfile policy policy.json '.payload_sha256, $policy[0].rpt_keys[.kid],
-    (.signature | gsub("-"; "+") | gsub("_"; "/") | rtrimstr("=") | rtrimstr("=") | . + "==")' \
-    "$work/row" >"$work/fields"
+# check_checkpoint FILE KEY ORIGIN HEAD: its first three lines, the root in hexadecimal
+check_checkpoint() {
   {
-    read -r digest
-    read -r key
-    read -r signature
-  } <"$work/fields"
-  expect "$1" "$digest" "$(sha256 "$work/message")" "the digest of its first token"
-  {
-    echo "-----BEGIN PUBLIC KEY-----"
-    # the DER header of an Ed25519 key, then its 32 bytes
-    {
-      printf '\060\052\060\005\006\003\053\145\160\003\041\000'
-      echo "$key" | openssl base64 -d
-    } | openssl base64 -A
-    echo
-    echo "-----END PUBLIC KEY-----"
-  } >"$work/key.pem"
-  printf %s "$signature" | openssl base64 -d -A -out "$work/signature"
-  signed "$work/key.pem" "$work/message" "$work/signature" ||
-    fail "$1" "the signature of its first token does not hold"
+    IFS= read -r origin
+    IFS= read -r size
+    IFS= read -r root
+    while read -r dash signer signature; do
+      [ "$dash $signer" != "— $3" ] || break
+    done
+  } <"$1"
+  found=$(printf %s "$root" | openssl base64 -d -A | od -An -v -tx1 | tr -d ' \n')
+  [ "$origin $size $found" = "$4" ] || fail "$1" "its head is '$origin $size $found', not '$4'"
+  printf '%s\n%s\n%s\n' "$origin" "$size" "$root" >"$work/message"
+  # the signature follows the 4 bytes that name its key
+  signature=$(printf %s "$signature" | openssl base64 -d -A | tail -c 64 | openssl base64 -A)
+  signed "$signature" "$2" || fail "$1" "the log's signature does not hold"
 }
 
-check_ledger() {
-  expect_digest ledger_hashes.json "$hashes" manifest.json
-  expect ledger_hashes.json "$(jq -cS . ledger_hashes.json)" \
-    "$(jq -cS .ledger.namespaces manifest.json)" "what it says of the namespaces"
-  member ledger_hashes.json 'to_entries[] | "\(.value) ledger/\(.key).json"' >"$work/namespaces"
-  while read -r digest name; do
-    expect_digest "$name" "$digest" ledger_hashes.json
-  done <"$work/namespaces"
-  expect_digest checkpoint "$checkpoint" manifest.json
-  origin=$(member policy.json .log.origin)
-  found=$(sed -n 3p checkpoint | openssl base64 -d | od -An -v -tx1 | tr -d ' \n')
-  expect checkpoint "$(sed -n 1p checkpoint) $(sed -n 2p checkpoint) $found" \
-    "$origin $size $root" "its head"
-  head -n 3 checkpoint >"$work/message"
-  member policy.json .log.key >"$work/key.pem"
-  grep -F -- "— $origin " checkpoint | head -n 1 | cut -d ' ' -f 3 | openssl base64 -d -A |
-    tail -c 64 >"$work/signature"
-  signed "$work/key.pem" "$work/message" "$work/signature" ||
-    fail checkpoint "the log's signature does not hold"
-}
-
-# ssh_signed FILE SIGNATURE PRINCIPAL NAMESPACE [TIME]
+# ssh_signed FILE SIGNATURE PRINCIPAL NAMESPACE TIME
 ssh_signed() {
   TZ=UTC0 ssh-keygen -q -Y verify -f "$work/allowed_signers" -r "$work/revoked_keys" -I "$3" \
     -n "$4" ${5:+-O "verify-time=$5"} -s "$2" <"$1" >/dev/null 2>&1 ||
     fail "$2" "it is not a signature of $3 on $1"
 }
 
-check_signers() {
-  member policy.json '.allowed_signers[]
-    | gsub("(?<time>-(after|before)=\"[0-9]+)Z\""; .time + "\"")' >"$work/allowed_signers"
-  member policy.json '.revoked_keys[]' >"$work/revoked_keys"
-  for file in policy/policy.json.*.sig; do
-    [ -f "$file" ] || continue
-    signer=${file#policy/policy.json.}
-    ssh_signed policy.json "$file" "${signer%.sig}" "apgms-policy-$(member policy.json .stack)"
-  done
-  for file in approvals/*.json; do
-    [ -f "$file" ] || continue
-    kind=$(member "$file" .kind)
-    [ "$kind" = intent ] && act=intent || act=approval
-    used=$(jq -r --arg sha256 "$(sha256 "$file")" 'select(
-      any(.body.statements[]?; .sha256 == $sha256)) | .at[:19] | gsub("[-T:]"; "")' \
-      journal.jsonl | head -n 1)
-    [ -n "$used" ] || fail "$file" "no row of journal.jsonl uses it"
-    ssh_signed "$file" "$file.sig" "$(member "$file" .signer)" \
-      "apgms-$act-$(member "$file" .stack)" "$used"
-    [ "$kind" != release ] || expect "$file" "$(member "$file" .subject.manifest_sha256)" \
-      "$manifest_sha256" "the manifest that it approves"
-  done
+# act_on FILE: act on what jq has said in $work/findings of FILE and others
+act_on() {
+  while IFS=$separator read -r kind name first second third fourth; do
+    case $kind in
+      FAIL) fail "$name" "$first" ;;
+      SEALED) printf '%s  ./%s\n' "$first" "$name" >>"$work/sealed" ;;
+      ENVELOPE) check_envelope "$name" "$first" "$second" "$third" "$fourth" ;;
+      TOKEN) check_token "$name" "$first" "$second" "$third" "$fourth" ;;
+      CHECKPOINT) check_checkpoint "$name" "$first" "$second" "$third" ;;
+      SIGNER) printf '%s\n' "$name" >>"$work/allowed_signers" ;;
+      REVOKED) printf '%s\n' "$name" >>"$work/revoked_keys" ;;
+      SSH) ssh_signed "$first" "$name" "$second" "$third" "$fourth" ;;
+      END)
+        summary=$name
+        return
+        ;;
+    esac
+  done <"$work/findings"
+  fail "$1" "it cannot be read to the end"
 }
 
-check_receipt() {
-  envelope receipt.json application/vnd.apgms.receipt+json .gateway.keys "$work/receipt" || return
-  expect receipt.json "$(member "$work/receipt" '"\(.manifest_sha256) \(.stack)"')" \
-    "$manifest_sha256 $(member policy.json .stack)" "the manifest that it answers"
-  [ ! -f manifest.json ] || expect receipt.json \
-    "$(member "$work/receipt" '.accepted_count + .rejected_count')" \
-    "$(member manifest.json .batch_total)" "the number of rows that it answers"
+# check_seal: every file is as sealed, and none is there besides; the seal is signed
+check_seal() {
+  : >"$work/sealed"
+  jq -nr --rawfile seal.dsse.json seal.dsse.json --rawfile policy.json policy.json "$rules"'
+    (seal.subject[]?
+      | if (.digest.sha256 | tostring | test("^[0-9a-f]{64}$")) and .name == (.name | said)
+      then line("SEALED", .name, .digest.sha256)
+      else line("FAIL", "seal.dsse.json", "it seals \(tojson), which is no file") end),
+    envelope("seal.dsse.json"; "application/vnd.in-toto+json"; policy.manifest_keys),
+    line("END")' >"$work/findings" 2>/dev/null
+  act_on seal.dsse.json
+  find . ! -type d ! -path ./seal.dsse.json -exec sha256sum {} + | sort >"$work/found"
+  sort "$work/sealed" | cmp -s - "$work/found" || name_differences
 }
 
-# check_chain FILE MEMBER: each line names the SHA-256 of the line before it, the first none
-check_chain() {
-  member "$1" "$2" >"$work/named"
-  {
-    echo
-    while IFS= read -r line; do printf %s "$line" | sha256sum | cut -c 1-64; done <"$1"
-  } | sed '$d' | cmp -s - "$work/named" || fail "$1" "its chain is broken"
+# name_differences: between $work/sealed and $work/found
+name_differences() {
+  while read -r digest name; do
+    grep -qxF "$digest  $name" "$work/found" ||
+      fail "${name#./}" "it is not the file that seal.dsse.json names"
+  done <"$work/sealed"
+  while read -r digest name; do
+    cut -c 67- "$work/sealed" | grep -qxF "$name" || fail "${name#./}" "it was not sealed"
+  done <"$work/found"
+}
+
+# lines_of FILE: the SHA-256 of each of its lines into $work/FILE
+lines_of() {
+  mkdir "$work/lines"
+  number=1000000000
+  while IFS= read -r line; do
+    number=$((number + 1))
+    printf %s "$line" >"$work/lines/$number"
+  done <"$1"
+  find "$work/lines" -type f -exec sha256sum {} + | sort -k 2 | cut -c 1-64 >"$work/$1"
+  rm -r "$work/lines"
+}
+
+# check_links: what the files, all of them as sealed, say of each other
+check_links() {
+  : >"$work/allowed_signers"
+  : >"$work/revoked_keys"
+  set --
+  while read -r _ name; do
+    name=${name#./}
+    case $name in
+      rpts/* | image.jsonl | verify.sh | *.sig) ;;
+      *) set -- "$@" --rawfile "$name" "$name" ;;
+    esac
+  done <"$work/sealed"
+  for name in journal.jsonl operations.jsonl; do
+    [ -f "$name" ] || continue
+    lines_of "$name"
+    set -- "$@" --rawfile "digests of $name" "$work/$name"
+  done
+  for name in rpts/*.jsonl; do
+    [ ! -f "$name" ] || set -- "$@" "$name"
+  done
+  jq -nrR --rawfile seal.dsse.json seal.dsse.json "$rules$links" "$@" >"$work/findings" 2>/dev/null
+  act_on manifest.json
 }
 
 if [ ! -f seal.dsse.json ] || [ ! -f policy.json ]; then
   fail "$PWD" "it holds no evidence: seal.dsse.json or policy.json is missing"
   stop_on_findings
 fi
-[ -z "$pinned" ] || expect policy.json "$(sha256 policy.json)" "$pinned" "its SHA-256"
-member seal.dsse.json .payload | openssl base64 -d -A -out "$work/seal" 2>/dev/null
-member "$work/seal" '.subject[] | "\(.digest.sha256) \(.name)"' >"$work/sealed"
-cut -c 66- "$work/sealed" >"$work/names"
+policy_sha256=$(sha256 policy.json)
+[ -z "$pinned" ] || [ "$policy_sha256" = "$pinned" ] ||
+  fail policy.json "its SHA-256 is '$policy_sha256', not '$pinned'"
 check_seal
 stop_on_findings
-
-manifest_sha256=$(member "$work/seal" .predicate.manifest_sha256)
-if grep -qx manifest.json "$work/names"; then
-  member manifest.json '"\(.image_sha256) \(.rates_version) \(.rates_bundle_sha256)"
-    + " \(.ledger | "\(.hashes_sha256) \(.checkpoint_sha256) \(.tree_size) \(.root)")"' \
-    >"$work/fields"
-  read -r image rates rates_sha256 hashes checkpoint size root <"$work/fields"
-  check_manifest
-  check_batches
-  check_ledger
-fi
-check_signers
-if grep -qx receipt.json "$work/names"; then check_receipt; fi
-if grep -qx journal.jsonl "$work/names"; then check_chain journal.jsonl .prev_sha256; fi
-if grep -qx operations.jsonl "$work/names"; then check_chain operations.jsonl .previous; fi
+check_links
 stop_on_findings
-printf 'PASS: %d files of manifest %s; %s; policy.json %s\n' "$(wc -l <"$work/names")" \
-  "$manifest_sha256" "$(member "$work/seal" '.predicate
-    | "\(.purpose), state \(.state), archive \(.number) after \(.previous_sha256)"')" \
-  "$(sha256 policy.json)"
+printf 'PASS: %s; policy.json %s\n' "$summary" "$policy_sha256"

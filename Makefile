@@ -87,7 +87,7 @@ lint: dev                       ## ruff, mypy, yamllint, ansible-lint, shellchec
 	mypy plugins/module_utils
 	yamllint --strict .
 	ansible-lint --offline
-	shellcheck scripts/*.sh .ci/run
+	shellcheck scripts/*.sh .ci/run .ci/sanity .ci/molecule .ci/docs roles/*/files/*.sh
 	antsibull-docs lint-collection-docs --plugin-docs .
 	@echo "lint: no findings"
 

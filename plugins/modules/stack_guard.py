@@ -58,7 +58,7 @@ options:
     description: The release window as the inventory states it, 12 digits, YYYYMMDDHHMM.
     type: str
   rollback_target:
-    description: The rollback target as the inventory states it, a manifest checksum.
+    description: The rollback target as the inventory states it, a manifest checksum or at least its first 12 digits.
     type: str
   groups:
     description: The inventory groups of the host. The other stack's group among them is refused.
@@ -166,9 +166,8 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import Inventory
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import PURPOSES
 from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.stack_guard import guard
-
-DEFAULT_PURPOSE = {"proto": "prototype", "prod": "release"}
 
 
 def act(call: Call) -> Outcome:
@@ -182,7 +181,7 @@ def act(call: Call) -> Outcome:
             options["rollback_target"],
             options["inventory_file"] or f"inventories/{stack}/group_vars/{stack}.yml",
         ),
-        options["purpose"] or DEFAULT_PURPOSE[stack],
+        options["purpose"] or PURPOSES[stack][0],
         groups=options["groups"],
         required=options["required_values"],
         variables=options["variables"],

@@ -15,6 +15,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
     take_snapshot,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn
 from tests import rollbacks
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess
@@ -204,3 +205,16 @@ def test_the_module_predicts_what_it_does(stack: Stack) -> None:
     assert done["changed"]
     assert {**done, "invocation": 0} == {**planned, "invocation": 0}
     assert done["diff"] == {"before": "missing: 2", "after": "none"}
+
+
+def test_the_kill_switch_stops_it(stack: Stack) -> None:
+    delete(stack, 3)
+    approve(stack, find(stack))
+    before = ledger(stack)
+    with stack.connection() as connection:
+        turn(connection, "prod", engaged=True, reason="look first", actor="olivia")
+    for check in (True, False):
+        refused = run_module("ledger_restore", options(stack), check=check)
+        assert refused["reason"] == "kill_switch.on"
+        assert "olivia set it" in refused["msg"]
+    assert ledger(stack) == before

@@ -28,6 +28,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.release.inf
     past_releases,
     require_not_undone,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn
 from services.keys import write_policy
 from tests import rollbacks
 from tests.conftest import ROOT
@@ -144,6 +145,18 @@ def test_a_rollback_does_what_its_plan_showed(stack: Stack, memory: Memory) -> N
     assert totals["undone_releases"] == 1
     mirrored = rollbacks.rows(stack, "SELECT count(*) FROM apgms_release.mirror")[0][0]
     assert totals["originals"] == totals["entries"] == mirrored
+
+
+def test_the_kill_switch_does_not_stop_it(
+    stack: Stack, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTO_KILL_SWITCH", "1")
+    with stack.connection() as connection:
+        turn(connection, "prod", engaged=True, reason="duplicate credits", actor="olivia")
+    planned = rollbacks.predict(stack, memory.first)
+    assert planned.plan is not None
+    assert rollbacks.carry_out(stack, memory.first, planned.plan.digest).changed
+    assert_rolled_back(stack, memory)
 
 
 def test_the_payouts_of_the_target_stand(stack: Stack, memory: Memory) -> None:
@@ -483,6 +496,30 @@ def assert_finished_by_the_same_command(stack: Stack, memory: Memory, digest: st
     assert done.applied.tree_size_after is not None
     assert_rolled_back(stack, memory)
     assert not rollbacks.carry_out(stack, memory.first, digest).changed
+
+
+def test_rows_that_arrive_before_a_killed_run_is_finished_are_not_counted_to_it(
+    stack: Stack, memory: Memory
+) -> None:
+    digest = planned_digest(stack, memory.first)
+    assert die(stack, memory, digest, Dying(point="after rollback.apply"))
+    rollbacks.book(stack, OTHER, 17)
+    done = rollbacks.carry_out(stack, memory.first, digest)
+    assert done.applied is not None
+    rows = rollbacks.rows(stack, "SELECT count(*) FROM owa_ledger")[0][0]
+    assert done.applied.tree_size_after == rows - 1
+    assert rollbacks.check(stack).problems == []
+
+
+def test_a_plan_that_was_carried_out_does_not_answer_for_another_target(
+    stack: Stack, memory: Memory
+) -> None:
+    done = rollbacks.roll_back(stack, memory.second)
+    assert done.plan is not None
+    assert_refused(stack, "rollback.stale_plan", memory.first, done.plan.digest)
+    with pytest.raises(ApgmsError, match=memory.second) as error:
+        rollbacks.predict(stack, memory.first, done.plan.digest)
+    assert error.value.reason == "rollback.stale_plan"
 
 
 def test_a_second_signer_where_the_policy_asks_for_one(

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
+from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.audit_log import append
 from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.check_seed import (
     Checked,
@@ -30,6 +31,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.s
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
     newest_shipped,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn
 from services.rates.__main__ import SHIPPED
 
 KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -253,3 +255,33 @@ def test_a_token_of_another_key_is_named(seeded: psycopg.Connection[Any]) -> Non
     assert checked.total == checked.rules["tokens.signature"] == 48
     assert [mismatch.row for mismatch in checked.mismatches] == ["id 1", "id 2"]
     assert "rpt-2" in str(checked.mismatches[0].expected)
+
+
+def test_the_kill_switch_stops_a_seed_and_not_the_comparison_of_one(
+    connection: psycopg.Connection[Any],
+) -> None:
+    migrate(connection)
+    turn(connection, "proto", engaged=True, reason="wrong rates", actor="olivia")
+    for check_mode in (True, False):
+        with pytest.raises(ApgmsError, match="olivia set it") as caught:
+            seed(connection, check_mode=check_mode)
+        assert caught.value.reason == "kill_switch.on"
+    assert not any(dump_of_ledger(connection))
+    turn(connection, "proto", engaged=False, reason="mended", actor="olivia")
+    seeded = seed(connection)
+    turn(connection, "proto", engaged=True, reason="again", actor="olivia")
+    assert seed(connection).before == seeded.after
+
+
+def test_the_kill_switch_of_the_environment_stops_a_seed(
+    connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTO_KILL_SWITCH", "1")
+    with pytest.raises(ApgmsError) as caught:
+        seed(connection)
+    assert caught.value.reason == "kill_switch.on"
+    assert not any(dump_of_ledger(connection))
+
+
+def dump_of_ledger(connection: psycopg.Connection[Any]) -> list[Any]:
+    return [connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES[:5]]

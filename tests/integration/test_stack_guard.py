@@ -183,10 +183,6 @@ def site(tmp_path: Path) -> Any:
             "prod", [], {"STACK": "proto"}, None,
             "it says 'proto', the inventory says prod", marks=SLOW,
         ),
-        pytest.param(
-            "prod", [], {"PROTO_KILL_SWITCH": "true"}, None,
-            "all payouts are stopped", marks=SLOW,
-        ),
     ],
 )  # fmt: skip
 def test_nobody_is_talked_into_another_run(
@@ -202,6 +198,30 @@ def test_nobody_is_talked_into_another_run(
     assert words in said
 
 
+def test_the_kill_switch_reaches_the_modules_from_wherever_it_is_set(
+    site: Any, tmp_path: Path
+) -> None:
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "roles": ["apgms.release.stack_guard"],
+        "tasks": [
+            {
+                "ansible.builtin.command": "printenv PROTO_KILL_SWITCH PROTO_KILL_SWITCH_REASON",
+                "environment": "{{ apgms_kill_switch }}",
+                "register": "seen",
+            },
+            {"ansible.builtin.debug": {"msg": "a module sees {{ seen.stdout_lines | join(' ') }}"}},
+        ],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    env_file = "PROTO_KILL_SWITCH=stop\nPROTO_KILL_SWITCH_REASON='duplicate credits'\n"
+    status, said = site("prod", env_file=env_file)
+    assert status == 0, said
+    assert "PROTO_KILL_SWITCH is on, so nothing is sent, seeded, reopened or restored" in said
+    assert "a module sees 1 'duplicate credits', in" in said
+
+
 def test_a_run_that_everything_agrees_with_starts(site: Any) -> None:
     status, said = site(
         "prod",
@@ -213,3 +233,4 @@ def test_a_run_that_everything_agrees_with_starts(site: Any) -> None:
     )
     assert status == 0, said
     assert "prod release: SEED=0 SMOKE=0 DRY_RUN=0" in said
+    assert "PROTO_KILL_SWITCH" not in said

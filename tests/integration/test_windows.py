@@ -26,6 +26,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
+from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn
 from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.reopening import (
     Order,
     carry_out,
@@ -307,6 +308,16 @@ class TestReopening:
         assert site.journal()[-1]["event"] == "window.reopened"
         again = carry_out(site.connection, site.store, self.order(site))
         assert again.result() == {"reopened": [], "dry_run": None}
+
+    def test_not_while_the_kill_switch_is_on(self, site: Site) -> None:
+        self.prototype(site)
+        wait_a_second(site)
+        turn(site.connection, "prod", engaged=True, reason="look first", actor="olivia")
+        assert self.refusal(site).reason == "kill_switch.on"
+        with pytest.raises(ApgmsError, match="olivia set it"):
+            predict(site.connection, site.store, self.order(site))
+        turn(site.connection, "prod", engaged=False, reason="looked", actor="olivia")
+        assert carry_out(site.connection, site.store, self.order(site)).ended
 
     def test_one_of_the_same_revision_does_not(self, site: Site) -> None:
         self.prototype(site, BROKEN)

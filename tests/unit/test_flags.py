@@ -314,7 +314,9 @@ CHECKSUM = "ab" * 32
         ("ROLLBACK_TARGET", CHECKSUM, None),
         ("ROLLBACK_TARGET", "", None),
         ("ROLLBACK_TARGET", CHECKSUM.upper(), "rollback_target.malformed"),
-        ("ROLLBACK_TARGET", CHECKSUM[:-1], "rollback_target.malformed"),
+        ("ROLLBACK_TARGET", CHECKSUM[:12], None),
+        ("ROLLBACK_TARGET", CHECKSUM[:11], "rollback_target.malformed"),
+        ("ROLLBACK_TARGET", CHECKSUM + "a", "rollback_target.malformed"),
         ("ROLLBACK_TARGET", CHECKSUM + "\n", "rollback_target.malformed"),
         ("ROLLBACK_TARGET", "../" + CHECKSUM, "rollback_target.malformed"),
         ("ROLLBACK_TARGET", 7, "rollback_target.malformed"),
@@ -348,21 +350,20 @@ def test_window_and_target_are_the_same_everywhere() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["variables", "environment"])
-def test_the_kill_switch_of_the_environment(place: str, value: object, stops: bool) -> None:
+def test_the_kill_switch_is_told_to_the_run(place: str, value: object, stops: bool) -> None:
     settings = settings_of(place, "PROTO_KILL_SWITCH", value)
-    live = reasons_of("prod", "release", dict.fromkeys(FLAGS, 0), settings)
-    assert live == ({"kill_switch.on"} if stops else set())
-    dry = {"SEED": 0, "SMOKE": 0, "DRY_RUN": 1}
-    assert reasons_of("proto", "prototype", dry, settings) == set()
-    assert reasons_of("prod", "rehearsal", dry, settings) == set()
+    found = resolve(Inventory("prod", dict.fromkeys(FLAGS, 0)), "release", settings).kill_switch
+    assert (found is not None) == stops
+    assert not stops or f"no reason given, in {settings[0].source}" == found
 
 
 def test_the_kill_switch_tells_its_reason() -> None:
     settings = from_environment(
         {"PROTO_KILL_SWITCH": "1", "PROTO_KILL_SWITCH_REASON": "bank says so"}
     )
-    with pytest.raises(ApgmsError, match="bank says so"):
-        resolve(Inventory("prod", dict.fromkeys(FLAGS, 0)), "release", settings)
+    settings = from_env_file(".env.prod", "A=1\nPROTO_KILL_SWITCH=on\n") + settings[1:]
+    found = resolve(Inventory("prod", dict.fromkeys(FLAGS, 0)), "release", settings)
+    assert found.as_result()["kill_switch"] == "'bank says so', in .env.prod line 2"
 
 
 @pytest.mark.parametrize("purpose", ["prototype", "release", "rehearsal"])

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import ApgmsError
-from ..formats.shape import HEX_SHA256
-from ..release.manifest import Flags
+from ..release.manifest import PURPOSES, Flags
+from ..release.rollback_target import BEGINNING
 from .window import parse_window_id
 
 FLAGS = ("SEED", "SMOKE", "DRY_RUN")
@@ -26,7 +26,6 @@ WATCHED = (
     "PROTO_KILL_SWITCH",
     "PROTO_KILL_SWITCH_REASON",
 )
-PURPOSES = {"proto": ("prototype",), "prod": ("release", "rehearsal")}
 
 _WORDS = {
     "1": True, "true": True, "yes": True, "on": True,
@@ -364,10 +363,11 @@ def _parse_window(value: object) -> str:
 
 
 def _parse_target(value: object) -> str:
-    if isinstance(value, str) and HEX_SHA256.fullmatch(value):
+    if isinstance(value, str) and BEGINNING.fullmatch(value):
         return value
     raise ValueError(
-        f"{_shown(value)} is no manifest checksum: 64 hexadecimal digits in lower case"
+        f"{_shown(value)} is no manifest checksum: 64 hexadecimal digits in lower case, or at least"
+        " the first 12 of them"
     )
 
 

@@ -25,6 +25,7 @@ from ..acts.journal_replay import catch_up
 from ..acts.lease import Lease, hold
 from ..approvals.approvals import consume, require_statement
 from ..rollback.order import StackPorts
+from ..stack import kill_switch
 from .archive import Segment, admitted_later, compare_segment, segments
 from .log import LedgerLog
 from .rows import one_view, rows
@@ -85,19 +86,21 @@ def find_damage(connection: Connection, log: LedgerLog) -> Damage:
 def predict(connection: Connection, store: ObjectStore, policy: Policy) -> Damage:
     """Return the damage that :func:`restore` would mend; the statement is not asked for.
 
-    :raises ApgmsError: ``restore.changed_rows``, ``log.segment_damaged``
+    :raises ApgmsError: ``restore.changed_rows``, ``kill_switch.on``, ``log.segment_damaged``
     """
     damage = find_damage(connection, LedgerLog(store, policy))
     if damage.changed:
         raise _changed_rows(store, damage)
+    if damage.missing:
+        kill_switch.require_off(connection, policy.stack)
     return damage
 
 
 def restore(ports: StackPorts, *, operator: str, holder: str, statements_dir: str) -> Damage:
     """Put the missing rows back; return the damage that was found.
 
-    :raises ApgmsError: ``restore.changed_rows``, ``approval.waiting``, ``restore.not_the_same``,
-        ``lease.*``, ``journal.*``, ``log.segment_damaged``
+    :raises ApgmsError: ``restore.changed_rows``, ``kill_switch.on``, ``approval.waiting``,
+        ``restore.not_the_same``, ``lease.*``, ``journal.*``, ``log.segment_damaged``
     """
     stack = ports.policy.stack
     with hold(ports.connection, stack, holder, "restore", steps=ports.steps) as lease:
@@ -159,6 +162,7 @@ def _apply(
 ) -> None:
     with ports.connection.transaction():
         lease.guard()
+        kill_switch.require_off(ports.connection, ports.policy.stack)
         ports.connection.execute("LOCK TABLE owa_ledger IN SHARE ROW EXCLUSIVE MODE")
         put_back(ports.connection, log, damage)
         consume(ports.connection, signed, None)

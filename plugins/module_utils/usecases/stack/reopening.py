@@ -18,6 +18,7 @@ from ..approvals.approvals import require_statement, used_for
 from ..approvals.policy import load_policy
 from ..bundle.files import require_unaltered
 from ..bundle.manifests import load_manifest
+from . import kill_switch
 from .windows import Closure, open_closures
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ class Reopening:
 def carry_out(connection: Connection, store: ObjectStore, order: Order) -> Reopening:
     """Reopen the window, in one transaction with its row in the journal.
 
-    :raises ApgmsError: ``window.not_corrective``, ``window.no_rehearsal``, ``approval.waiting``,
-        ``policy.*``, ``manifest.*``, ``bundle.altered``, ``attestation.*``, ``journal.*``
+    :raises ApgmsError: ``kill_switch.on`` where the window is shut, ``window.not_corrective``,
+        ``window.no_rehearsal``, ``approval.waiting``, ``policy.*``, ``manifest.*``, ``bundle.altered``, ``attestation.*``, ``journal.*``
     """
     policy = load_policy(connection, order.policy_path, order.stack)
     if not open_closures(connection, order.stack):
         return Reopening([], None)
+    kill_switch.require_off(connection, order.stack)
     clock = DatabaseClock(connection)
     if order.rehearsal:
         dry_run = verified_rehearsal(connection, store, policy, order.rehearsal)

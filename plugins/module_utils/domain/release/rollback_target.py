@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ...errors import ApgmsError
 from .manifest import Manifest
 
-PREFIX = re.compile(r"[0-9a-f]{12,64}")
+BEGINNING = re.compile(r"[0-9a-f]{12,64}")
+"""A manifest checksum, or enough of its first digits to type."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def find_target(releases: Sequence[PastRelease], checksum: str) -> PastRelease:
     :raises ApgmsError: ``rollback.malformed_target``, ``rollback.unknown_target``,
         ``rollback.ambiguous_target``, ``rollback.bad_target``
     """
-    if not PREFIX.fullmatch(checksum):
+    if not BEGINNING.fullmatch(checksum):
         raise _refused(
             "malformed_target",
             checksum,
@@ -95,6 +96,5 @@ def _refused(name: str, target: str, why: str) -> ApgmsError:
         "There is no rollback to this target",
         where=f"ROLLBACK_TARGET={target}",
         why=why,
-        mend="choose a good target: ansible-playbook -i inventories/STACK playbooks/rollback.yml"
-        " --tags list",
+        mend="choose a good target; without one, make rollback STACK=prod TARGET= lists them",
     )

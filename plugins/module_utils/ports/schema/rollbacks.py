@@ -72,4 +72,8 @@ CREATE TABLE apgms_release.outbox (
     delivered_at timestamptz
 );
 """,
+    "rollbacks-2": """
+-- how many rows it appended: where its own end in the log is, whatever is admitted with them
+ALTER TABLE apgms_release.rollback ADD COLUMN entries bigint NOT NULL DEFAULT 0;
+""",
 }

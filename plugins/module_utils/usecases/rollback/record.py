@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...domain.approval.statement import Signed
+from ...domain.ledger.tree import subtree_hash
 from ...domain.release.rollback_plan import Plan
 from ...errors import ApgmsError
 from ..acts import audit_log
@@ -37,6 +38,7 @@ class Applied(NamedTuple):
     balances_sha256: str
     tree_size_before: int
     root_before: str
+    entries: int
     tree_size_after: int | None
     root_after: str | None
 
@@ -111,7 +113,7 @@ def record(order: Order, ports: Ports, planned: Planned, signed: Sequence[Signed
     connection.execute(
         _INSERT,
         [digest, incident_id(digest), plan.target_sha256, plan.target_tree_size, plan.tree_size,
-         plan.root, plan.balances_sha256, order.operator, reason, now],
+         plan.root, plan.balances_sha256, order.operator, reason, now, plan.totals()["entries"]],
     )  # fmt: skip
     record_standing(connection, digest)
     connection.execute(_UNDO, {"plan": digest, "manifests": list(plan.undone)})
@@ -149,19 +151,23 @@ def record(order: Order, ports: Ports, planned: Planned, signed: Sequence[Signed
 def prove(ports: Ports, lease: Lease, applied: Applied) -> Applied:
     """Admit the mirrored rows to the log, prove the old tree a prefix, publish the incident.
 
+    The log may hold more by now: the bank's rows go on while a killed run waits to be finished.
+
     :raises ApgmsError: ``log.forked``, ``ledger.*``, ``log.*``
     """
     before = LogHead("", applied.tree_size_before, bytes.fromhex(applied.root_before), b"")
     snapshot = take_snapshot(
         ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock
     )
-    after = LogHead(snapshot.origin, snapshot.tree_size, snapshot.root, snapshot.checkpoint)
-    LedgerLog(ports.store, ports.policy).require_prefix(before, after)
+    log = LedgerLog(ports.store, ports.policy)
+    log.require_prefix(before, snapshot.head)
+    size = applied.tree_size_before + applied.entries
+    root = subtree_hash(0, size, snapshot.tree_size, log.read_tile)
     ports.steps.run(
         "rollback.put_incident",
         lambda: publish(ports.connection, ports.store, applied.incident_id),
     )
-    proven = applied._replace(tree_size_after=after.tree_size, root_after=after.root.hex())
+    proven = applied._replace(tree_size_after=size, root_after=root.hex())
 
     def commit() -> None:
         with ports.connection.transaction():
@@ -197,8 +203,8 @@ _SELECT = f"SELECT {_COLUMNS} FROM apgms_release.rollback"  # noqa: S608
 _INSERT = """
 INSERT INTO apgms_release.rollback
     (plan_sha256, incident_id, target_sha256, target_tree_size, tree_size_before, root_before,
-     balances_sha256, operator, reason, applied_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+     balances_sha256, operator, reason, applied_at, entries)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 _UNDO = """
 INSERT INTO apgms_release.undone (manifest_sha256, plan_sha256)

@@ -67,7 +67,7 @@ def rollback(order: Order, ports: Ports) -> RolledBack:
     with hold(ports.connection, order.stack, order.holder, "rollback", steps=ports.steps) as lease:
         catch_up(ports.connection, ports.store, ports.journal, lease, ports.steps)
         finished = _prove_all(ports, lease)
-        known = find_applied(ports.connection, order.plan_sha256)
+        known = _known(order, ports.connection)
         if known:
             return RolledBack(None, known, changed=bool(finished))
         head = _admit(ports)
@@ -83,7 +83,7 @@ def predict(order: Order, ports: Ports) -> RolledBack:
     """
     connection = ports.connection
     open_ones = unproven(connection)
-    known = find_applied(connection, order.plan_sha256) if order.plan_sha256 else None
+    known = _known(order, connection)
     if known:
         return RolledBack(None, known, changed=known in open_ones)
     head = _admit(ports)
@@ -93,6 +93,14 @@ def predict(order: Order, ports: Ports) -> RolledBack:
             _require_current(order, planned.plan)
         _carry_out(connection, planned.plan, first_id=next_free_id(connection))
     return RolledBack(planned.plan, None, changed=bool(open_ones) or not planned.plan.empty)
+
+
+def _known(order: Order, connection: Connection) -> Applied | None:
+    """Return the rollback that carried out the plan that ``order`` names, if one did."""
+    known = find_applied(connection, order.plan_sha256) if order.plan_sha256 else None
+    if known and not known.target_sha256.startswith(order.target):
+        raise _stale(f"the plan asked for was carried out, and went to {known.target_sha256}")
+    return known
 
 
 def _prove_all(ports: Ports, lease: Lease) -> list[Applied]:

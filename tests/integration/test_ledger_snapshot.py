@@ -23,15 +23,18 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     FolderStore,
     OverlayStore,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import chain_leaves
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.archive import (
     archived_rows,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
+    verify_chains_against_leaves,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
-    verify_chains_against_leaves,
 )
 from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
 
@@ -292,7 +295,11 @@ def test_a_cut_ledger_stops_every_act(stack: Stack, writer: LedgerWriter) -> Non
     assert caught.value.reason == "log.rows_differ"
 
 
-def test_chains_are_verified_against_their_leaves(stack: Stack, writer: LedgerWriter) -> None:
+@pytest.mark.parametrize("rows_at_once", [7, 50_000])
+def test_chains_are_verified_against_their_leaves(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    monkeypatch.setattr(chain_leaves, "ROWS_AT_ONCE", rows_at_once)
     fill(stack, writer, 300)
     stack.snapshot()
     fill(stack, writer, 100)

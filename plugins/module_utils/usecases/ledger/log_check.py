@@ -7,13 +7,10 @@ stop it here.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ...domain.approval.policy import Policy
-from ...domain.ledger.chain import Chain
-from ...domain.ledger.extent import IdRange, compress, expand, shown
+from ...domain.ledger.extent import IdRange, compress, expand
 from ...domain.ledger.leaf import leaf_hash, leaf_hashes, line
 from ...domain.ledger.tree import TILE_WIDTH
 from ...errors import ApgmsError
@@ -21,14 +18,8 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import admitted_later, differ, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
-from .records import (
-    admitted,
-    column_epochs,
-    frontier,
-    recorded_generation,
-    recorded_head,
-)
-from .rows import late_ids, one_view, rows
+from .records import admitted, column_epochs, recorded_generation, recorded_head
+from .rows import one_view, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -76,29 +67,6 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
             for snapshot in admitted_later(log, recorded.tree_size):
                 require_same_rows(connection, log, snapshot, "log.database_behind")
     return recorded, head
-
-
-def verify_chains_against_leaves(
-    connection: Connection,
-    store: ObjectStore,
-    policy: Policy,
-    chains: Iterable[Chain],
-    *,
-    growing: bool = False,
-) -> None:
-    """Verify every ledger row of the chains against its leaf, and that no admitted row is gone.
-
-    :param growing: rows after the log's newest are no fault; no leaf speaks of them yet
-    :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``
-    """
-    log = LedgerLog(store, policy)
-    head = log.newest()
-    with one_view(connection):
-        _require_count(connection, log, head)
-        ids, positions = _places(connection, log, list(chains), growing)
-        differing = compress(_differing(connection, log, head, ids, positions))
-    if differing:
-        raise differ(log, "log.rows_differ", differing, [])
 
 
 def require_manifest_head(
@@ -176,68 +144,6 @@ def _tail_differs(
         ):
             changed.append(row_id)
     return differ(log, "log.rows_differ", compress(changed), compress(missing))
-
-
-def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> None:
-    highest = frontier(connection, log.origin)
-    row = connection.execute("SELECT count(*) FROM owa_ledger WHERE id <= %s", [highest]).fetchone()
-    count = (row[0] if row else 0) - len(late_ids(connection, log.origin))
-    if count < head.tree_size:
-        raise ApgmsError(
-            "log.rows_missing",
-            "Rows that the log admitted are gone from the ledger",
-            where=f"table owa_ledger, log {log.origin}",
-            why=f"the log has admitted {head.tree_size} rows; {count} of them are there",
-            mend="run ledger-snapshot with verify: full, which names them; then put them back under"
-            " a signed restore statement (docs/ledger-log.md, Restore)",
-        )
-
-
-def _places(
-    connection: Connection, log: LedgerLog, chains: Sequence[Chain], growing: bool
-) -> tuple[array[int], array[int]]:
-    """Return the ids of the chains' rows, ascending, and their positions."""
-    ids, positions, strange = array("q"), array("q"), []
-    for row_id, position in connection.execute(
-        "SELECT id, (SELECT first_position + id - first_id FROM apgms_release.ledger_extent"
-        "  WHERE origin = %s AND id BETWEEN first_id AND last_id"
-        "  ORDER BY first_id DESC LIMIT 1)"
-        " FROM owa_ledger WHERE (abn, tax_type, period_id) IN"
-        " (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])) ORDER BY id",
-        [log.origin, *([chain[part] for chain in chains] for part in range(3))],
-    ):
-        if position is None:
-            strange.append(row_id)
-        else:
-            ids.append(row_id)
-            positions.append(position)
-    if strange and not growing:
-        raise ApgmsError(
-            "log.not_admitted",
-            "Ledger rows are not in the log yet",
-            where=f"table owa_ledger, log {log.origin}",
-            why=f"rows {shown(compress(strange))} came after the last snapshot",
-            mend="take a new ledger snapshot and build the bundle again",
-        )
-    return ids, positions
-
-
-def _differing(
-    connection: Connection, log: LedgerLog, head: LogHead, ids: array[int], positions: array[int]
-) -> list[int]:
-    differing = []
-    for first, end, columns in column_epochs(connection, log.origin):
-        places = [
-            (row_id, position)
-            for row_id, position in zip(ids, positions, strict=True)
-            if first <= position < end
-        ]
-        header = line(columns)
-        found = rows(connection, columns, compress(row_id for row_id, _position in places))
-        for (row_id, position), row in zip(places, found, strict=True):
-            if leaf_hash(header, row) != log.leaves(position, position + 1, head.tree_size):
-                differing.append(row_id)
-    return differing
 
 
 def _store_behind(log: LedgerLog, why: str) -> ApgmsError:

@@ -15,7 +15,8 @@ from ...errors import ApgmsError
 from ...ports.gateway import Identity, check_identity
 from ..approvals.approvals import require_approvals
 from ..approvals.sign import make_intent
-from ..ledger.log_check import require_intact, verify_chains_against_leaves
+from ..ledger.chain_leaves import verify_chains_against_leaves
+from ..ledger.log_check import require_intact
 from ..stack import kill_switch, windows
 from .info import require_not_undone
 from .records import Context
@@ -142,7 +143,11 @@ def require_ledger(context: Context, manifest: Manifest) -> None:
             mend="make ledger-snapshot STACK=prod; where rows are missing, restore them first",
         )
     verify_chains_against_leaves(
-        context.connection, context.store, context.policy, _chains(context, manifest)
+        context.connection,
+        context.store,
+        context.policy,
+        _chains(context, manifest),
+        progress=context.progress,
     )
 
 

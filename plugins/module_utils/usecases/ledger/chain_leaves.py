@@ -1,0 +1,162 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""Whole chains against the log: each of their ledger rows against its leaf, none gone.
+
+A release may have millions of ledger rows: only their ids are held, the rows pass in portions.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
+
+from ...domain.approval.policy import Policy
+from ...domain.ledger.chain import Chain
+from ...domain.ledger.extent import compress, shown
+from ...domain.ledger.leaf import leaf_hashes, line
+from ...domain.ledger.tree import HASH_BYTES
+from ...errors import ApgmsError
+from ...ports.object_store import ObjectStore
+from ..acts.progress import Progress
+from .archive import differ
+from .log import LedgerLog, LogHead
+from .records import column_epochs, frontier
+from .rows import late_ids, one_view, rows
+
+if TYPE_CHECKING:
+    from ...ports.database import Connection
+
+ROWS_AT_ONCE = 50_000
+Place = tuple[int, int]
+"""The id of a ledger row and its position in the tree."""
+
+
+def verify_chains_against_leaves(
+    connection: Connection,
+    store: ObjectStore,
+    policy: Policy,
+    chains: Iterable[Chain],
+    *,
+    growing: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Verify every ledger row of the chains against its leaf, and that no admitted row is gone.
+
+    :param growing: rows after the log's newest are no fault; no leaf speaks of them yet
+    :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``
+    """
+    log = LedgerLog(store, policy)
+    head = log.newest()
+    with one_view(connection):
+        _require_count(connection, log, head)
+        ids = _ids(connection, list(chains))
+        strange: list[int] = []
+        places = _places(connection, log, ids, strange)
+        differing = compress(_differing(connection, log, head, places, len(ids), progress))
+    if differing:
+        raise differ(log, "log.rows_differ", differing, [])
+    if strange and not growing:
+        raise _not_admitted(log, strange)
+
+
+def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> None:
+    highest = frontier(connection, log.origin)
+    row = connection.execute("SELECT count(*) FROM owa_ledger WHERE id <= %s", [highest]).fetchone()
+    count = (row[0] if row else 0) - len(late_ids(connection, log.origin))
+    if count < head.tree_size:
+        raise ApgmsError(
+            "log.rows_missing",
+            "Rows that the log admitted are gone from the ledger",
+            where=f"table owa_ledger, log {log.origin}",
+            why=f"the log has admitted {head.tree_size} rows; {count} of them are there",
+            mend="run ledger-snapshot with verify: full, which names them; then put them back under"
+            " a signed restore statement (docs/ledger-log.md, Restore)",
+        )
+
+
+def _ids(connection: Connection, chains: Sequence[Chain]) -> array[int]:
+    """Return the ids of the chains' rows, ascending."""
+    found = connection.cursor().stream(
+        "SELECT id FROM owa_ledger WHERE (abn, tax_type, period_id) IN"
+        " (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])) ORDER BY id",
+        [[chain[part] for chain in chains] for part in range(3)],
+        size=ROWS_AT_ONCE,
+    )
+    return array("q", (row[0] for row in found))
+
+
+def _places(
+    connection: Connection, log: LedgerLog, ids: Iterable[int], strange: list[int]
+) -> Iterator[Place]:
+    """Yield the places of ascending ids; those that the log has not admitted go to ``strange``."""
+    extents = connection.execute(
+        "SELECT first_id, last_id, first_position FROM apgms_release.ledger_extent"
+        " WHERE origin = %s ORDER BY first_id",
+        [log.origin],
+    ).fetchall()
+    begins = array("q", (first_id for first_id, _last, _position in extents))
+    for row_id in ids:
+        number = bisect_right(begins, row_id) - 1
+        first_id, last_id, position = extents[number] if number >= 0 else (row_id, row_id - 1, 0)
+        if row_id <= last_id:
+            yield row_id, position + row_id - first_id
+        else:
+            strange.append(row_id)
+
+
+def _differing(
+    connection: Connection,
+    log: LedgerLog,
+    head: LogHead,
+    places: Iterator[Place],
+    total: int,
+    progress: Progress | None,
+) -> Iterator[int]:
+    """Yield the ids of the rows that are not those of their leaves, ascending."""
+    epochs = column_epochs(connection, log.origin)
+    done = 0
+    if progress is not None:
+        progress.begin()
+    while portion := list(islice(places, ROWS_AT_ONCE)):
+        for first, end, columns in epochs:
+            there = [place for place in portion if first <= place[1] < end]
+            yield from _compare(connection, log, head, columns, there)
+        done += len(portion)
+        if progress is not None:
+            progress.done("Verifying ledger rows", done, total, "rows")
+
+
+def _compare(
+    connection: Connection,
+    log: LedgerLog,
+    head: LogHead,
+    columns: Sequence[str],
+    places: Sequence[Place],
+) -> Iterator[int]:
+    found = rows(connection, columns, compress(row_id for row_id, _position in places))
+    hashes = leaf_hashes(line(columns), list(found))
+    leaves = _leaves(log, head, [position for _row_id, position in places])
+    for (row_id, _position), now, then in zip(places, hashes, leaves, strict=True):
+        if now != then:
+            yield row_id
+
+
+def _leaves(log: LedgerLog, head: LogHead, positions: Sequence[int]) -> Iterator[bytes]:
+    """Yield the leaf hashes at some positions; those that follow each other are read at once."""
+    for _offset, run in groupby(enumerate(positions), lambda pair: pair[1] - pair[0]):
+        there = [position for _number, position in run]
+        joined = log.leaves(there[0], there[-1] + 1, head.tree_size)
+        for at in range(0, len(joined), HASH_BYTES):
+            yield joined[at : at + HASH_BYTES]
+
+
+def _not_admitted(log: LedgerLog, ids: list[int]) -> ApgmsError:
+    return ApgmsError(
+        "log.not_admitted",
+        "Ledger rows are not in the log yet",
+        where=f"table owa_ledger, log {log.origin}",
+        why=f"rows {shown(compress(ids))} came after the last snapshot",
+        mend="take a new ledger snapshot and build the bundle again",
+    )

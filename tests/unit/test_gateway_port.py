@@ -267,6 +267,10 @@ def _http(status: str, body: bytes, *headers: str, media_type: str = "applicatio
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def _problem(body: bytes, status: str = "403 Forbidden") -> bytes:
+    return _http(status, body, media_type="application/problem+json")
+
+
 STATUS = (
     b'{"job_id":"job-1","state":"queued","manifest_sha256":"m","idempotency_key":"KEY",'
     b'"body_sha256":"BODY","accepted_count":0,"rejected_count":0,"rejections":[],'
@@ -287,6 +291,7 @@ NO_ANSWER: dict[str, bytes] = {
     "two lengths": _http("202 Accepted", GOOD, "Content-Length: 1", "Content-Length: 2"),
     "compressed": _http("202 Accepted", GOOD, "Content-Encoding: gzip"),
     "too long": _http("202 Accepted", GOOD + b" " * (2 << 20)),
+    "a chunk of negative length": _http("202 Accepted", b"-5\r\n{", "Transfer-Encoding: chunked"),
 }
 NOT_OF_THE_CONTRACT: dict[str, bytes] = {
     "another success": _http("200 OK", GOOD),
@@ -303,6 +308,14 @@ NOT_OF_THE_CONTRACT: dict[str, bytes] = {
     "a text for a count": _http("202 Accepted", GOOD.replace(b'_count":0', b'_count":"0"')),
     "a negative count": _http("202 Accepted", GOOD.replace(b'_count":0', b'_count":-1')),
     "a truth for a count": _http("202 Accepted", GOOD.replace(b'_count":0', b'_count":true')),
+    "a count beyond reckoning": _http(
+        "202 Accepted", GOOD.replace(b'_count":0', b'_count":1' + b"0" * 4000)
+    ),
+    "a job without a name": _http("202 Accepted", GOOD.replace(b"job-1", b"")),
+    "a job with a NUL": _http("202 Accepted", GOOD.replace(b"job-1", rb"job\u0000")),
+    "a job with a control sequence": _http("202 Accepted", GOOD.replace(b"job-1", rb"\u001b[2J")),
+    "a job with half a character": _http("202 Accepted", GOOD.replace(b"job-1", rb"\ud800")),
+    "a job as long as a book": _http("202 Accepted", GOOD.replace(b"job-1", b"j" * 500_000)),
     "another key": _http("202 Accepted", GOOD.replace(KEY.encode(), b"other")),
     "another body": _http("202 Accepted", STATUS),
     "a redirect": _http("307 Temporary Redirect", b"", "Location: https://elsewhere.invalid/"),
@@ -313,6 +326,12 @@ NOT_OF_THE_CONTRACT: dict[str, bytes] = {
     ),
     "an unknown problem": _http(
         "403 Forbidden", b'{"code":"moody"}', media_type="application/problem+json"
+    ),
+    "a problem with a NUL": _problem(rb'{"code":"a\u0000","detail":"b"}'),
+    "a problem with half a character": _problem(rb'{"code":"moody","detail":"\udfff"}'),
+    "a problem as long as a book": _problem(b'{"code":"moody","detail":"' + b"x" * 900_000 + b'"}'),
+    "a duplicate with a NUL for a job": _problem(
+        rb'{"code":"duplicate_manifest","job_id":"\u0000"}', "409 Conflict"
     ),
     "a refusal as a server error": _http(
         "500 Internal Server Error", PROBLEM, media_type="application/problem+json"
@@ -333,6 +352,8 @@ def test_no_such_answer_says_whether_a_submission_was_taken(
     assert attempt.disposition is Disposition.UNKNOWN
     assert attempt.job_id is None
     assert attempt.detail
+    assert attempt.detail.isprintable()
+    assert len(attempt.detail) <= 500
 
 
 @pytest.mark.parametrize("answer", NO_ANSWER.values(), ids=NO_ANSWER)
@@ -399,6 +420,29 @@ def test_a_redirect_is_not_followed(serve: Callable[[bytes], CannedServer]) -> N
     assert port.submit(KEY, BODY).disposition is Disposition.UNKNOWN
     assert _reason(lambda: port.lookup(idempotency_key=KEY)) == "gateway.redirected"
     assert (len(redirecting.requests), target.requests) == (2, [])
+
+
+def test_a_redirect_is_named_without_its_control_characters(
+    serve: Callable[[bytes], CannedServer],
+) -> None:
+    port = serve(_http("307 Temporary Redirect", b"", "Location: \x1b[2J")).port()
+
+    with pytest.raises(GatewayUnavailable, match="307 to \ufffd\\[2J"):
+        port.lookup(idempotency_key=KEY)
+
+
+def test_promises_for_ever_can_be_reckoned_with(serve: Callable[[bytes], CannedServer]) -> None:
+    identity = (
+        b'{"contract":"apgms.release/gateway/1","environment":"e","key_id":"k",'
+        b'"public_key_pem":"p","key_retention_seconds":9007199254740991,"guarantees":'
+        b'{"lookup_is_authoritative":true,"lookup_settle_seconds":9007199254740991}}'
+    )
+    found = serve(_http("200 OK", identity)).port().identity()
+
+    for seconds in (found.key_retention_seconds, found.lookup_settle_seconds):
+        assert datetime.now(UTC) + timedelta(seconds=seconds) > datetime.now(UTC)
+    beyond = identity.replace(b"9007199254740991", b"1" + b"0" * 30)
+    assert _reason(serve(_http("200 OK", beyond)).port().identity) == "gateway.malformed_answer"
 
 
 def test_another_contract_is_refused(serve: Callable[[bytes], CannedServer]) -> None:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ..domain.approval.policy import GatewayPins
-from ..domain.formats.canonical import parse_json
+from ..domain.formats.canonical import MAX_SAFE_INTEGER, parse_json
+from ..domain.formats.shape import LINE, require_shape
 from ..domain.release.receipt import read_rejection
 from ..domain.release.retry import retried
 from ..errors import ApgmsError
@@ -29,12 +30,14 @@ from .gateway import (
     Status,
     check_host,
 )
-from .http import Answer, Broken, HttpClient, Limits, NotConnected
+from .http import Answer, Broken, HttpClient, Limits, NotConnected, printable
 
 Parsed = TypeVar("Parsed")
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_RECEIPT_BYTES = 64 << 20
+MAX_SECONDS = 100 * 365 * 86_400
+"""Longer promises count as this long: they are for ever either way, and can be added to a date."""
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{16,128}")
 REFUSALS = {
     "unauthorised": 401,
@@ -232,7 +235,7 @@ class HttpGateway:
                 "gateway.redirected",
                 "The gateway answers with a redirect, which is never followed",
                 where=self.url + path,
-                why=f"{answer.status} to {answer.headers.get('location', 'nowhere')}",
+                why=printable(f"{answer.status} to {answer.headers.get('location', 'nowhere')}"),
             )
         try:
             problem = _read_problem(answer)
@@ -283,7 +286,8 @@ def read_status(body: bytes, poll_after_seconds: float | None) -> Status:
 
     :raises ValueError: where it is not one of the contract
     """
-    document = _members(parse_json(body), _STATUS)
+    document = parse_json(body)
+    _require_answer(document, _STATUS)
     return Status(
         **{
             **document,
@@ -309,7 +313,8 @@ def _disposition(code: str, status: int) -> Disposition:
 
 
 def _read_identity(answer: Answer) -> Identity:
-    document = _members(parse_json(answer.body), _IDENTITY)
+    document = parse_json(answer.body)
+    _require_answer(document, _IDENTITY)
     if document["contract"] != CONTRACT:
         raise ApgmsError(
             "gateway.other_contract",
@@ -318,18 +323,21 @@ def _read_identity(answer: Answer) -> Identity:
             why=f"it is {document['contract']}, this version speaks {CONTRACT}",
             mend="use the collection version that speaks this gateway's contract",
         )
-    guarantees = _members(document.pop("guarantees"), _GUARANTEES)
-    return Identity(**document, **guarantees)
+    guarantees = document.pop("guarantees")
+    _require_answer(guarantees, _GUARANTEES)
+    said = {**document, **guarantees}
+    for name in ("key_retention_seconds", "lookup_settle_seconds"):
+        said[name] = min(said[name], MAX_SECONDS)
+    return Identity(**said)
 
 
 def _read_problem(answer: Answer) -> dict[str, Any]:
     if answer.media_type != "application/problem+json":
         raise ValueError(f"{answer.status} is no problem of the contract")
-    problem = parse_json(answer.body)
-    if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
-        raise ValueError("a problem without a code")
-    if not isinstance(problem.get("job_id", ""), str):
-        raise ValueError("a problem whose job_id is not a text")
+    problem: dict[str, Any] = parse_json(answer.body)
+    require_shape(problem, dict, "the problem")
+    for name, shape in _PROBLEM.items():
+        require_shape(problem.get(name), shape, f"the problem: {name}")
     return problem
 
 
@@ -337,27 +345,28 @@ def _described(answer: Answer) -> str:
     try:
         problem = _read_problem(answer)
     except ValueError:
-        return f"{answer.status} with {len(answer.body)} bytes of {answer.media_type or 'no type'}"
-    return f"{answer.status} {problem['code']}: {str(problem.get('detail', ''))[:500]}"
+        kind = printable(answer.media_type) or "no type"
+        return f"{answer.status} with {len(answer.body)} bytes of {kind}"
+    return printable(f"{answer.status} {problem['code']}: {problem.get('detail', '')}")
 
 
-_OPTIONAL_TEXT = (str, type(None))
+_PROBLEM: dict[str, Any] = {"code": LINE, "job_id": (LINE, None)}
 _STATUS: dict[str, Any] = {
-    "job_id": str,
-    "state": str,
-    "manifest_sha256": str,
-    "idempotency_key": str,
-    "body_sha256": str,
+    "job_id": LINE,
+    "state": re.compile("|".join(State)),
+    "manifest_sha256": LINE,
+    "idempotency_key": LINE,
+    "body_sha256": LINE,
     "accepted_count": int,
     "rejected_count": int,
     "rejections": list,
-    "next_rejection": _OPTIONAL_TEXT,
-    "receipt_id": _OPTIONAL_TEXT,
+    "next_rejection": (LINE, None),
+    "receipt_id": (LINE, None),
 }
 _IDENTITY: dict[str, Any] = {
-    "contract": str,
-    "environment": str,
-    "key_id": str,
+    "contract": LINE,
+    "environment": LINE,
+    "key_id": LINE,
     "public_key_pem": str,
     "key_retention_seconds": int,
     "guarantees": dict,
@@ -365,13 +374,8 @@ _IDENTITY: dict[str, Any] = {
 _GUARANTEES: dict[str, Any] = {"lookup_is_authoritative": bool, "lookup_settle_seconds": int}
 
 
-def _members(value: Any, kinds: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() != kinds.keys():
-        found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"found {found}, expected {sorted(kinds)}")
-    for name, kind in kinds.items():
-        if not isinstance(value[name], kind) or isinstance(value[name], bool) != (kind is bool):
-            raise ValueError(f"{name} is {value[name]!r}")
-        if kind is int and value[name] < 0:
-            raise ValueError(f"{name} is {value[name]!r}")
-    return value
+def _require_answer(document: Any, shape: dict[str, Any]) -> None:
+    require_shape(document, shape, "the answer")
+    for name, value in document.items():
+        if shape[name] is int and not 0 <= value <= MAX_SAFE_INTEGER:
+            raise ValueError(f"the answer: {name} is out of range")

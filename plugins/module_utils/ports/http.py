@@ -33,6 +33,8 @@ SLOWEST_BYTES_PER_SECOND = 100_000
 """What the time for the body is reckoned with."""
 MAX_RETRY_AFTER_SECONDS = 3600.0
 CHUNK_BYTES = 1 << 16
+MAX_SHOWN = 500
+"""How many characters of what the other side said are shown."""
 
 
 class NotConnected(Exception):
@@ -277,19 +279,33 @@ def _send(
 
 def _receive(connection: http.client.HTTPConnection, max_bytes: int) -> Answer:
     response = connection.getresponse()
-    body = bytearray()
-    while chunk := response.read(CHUNK_BYTES):
-        body += chunk
-        if len(body) > max_bytes:
-            raise http.client.HTTPException(f"the answer is longer than {max_bytes} bytes")
+    try:
+        body = _read_body(response, max_bytes)
+    except ValueError as error:
+        raise http.client.HTTPException("a chunk of the answer has no proper length") from error
     headers = {name.lower(): value for name, value in response.getheaders()}
     stated = headers.get("content-length", str(len(body)))
     if stated != str(len(body)):
         raise http.client.HTTPException(f"{len(body)} of {stated} bytes of the answer arrived")
     if headers.get("content-encoding", "identity") != "identity":
         raise http.client.HTTPException("the answer is compressed, which was not asked for")
-    return Answer(response.status, headers, bytes(body))
+    return Answer(response.status, headers, body)
+
+
+def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    body = bytearray()
+    while chunk := response.read(CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:
+            raise http.client.HTTPException(f"the answer is longer than {max_bytes} bytes")
+    return bytes(body)
+
+
+def printable(text: str) -> str:
+    """Return what the other side said as a short line, fit for a terminal and a database."""
+    line = " ".join(text[:MAX_SHOWN].split())
+    return "".join(character if character.isprintable() else "\ufffd" for character in line)
 
 
 def _words(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return printable(f"{type(error).__name__}: {error}")

@@ -17,6 +17,8 @@ STACK = re.compile("|".join(STACKS))
 HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 CENTS = re.compile(r"0|[1-9][0-9]{0,17}")
 TEXT = re.compile(r"(?=.*\S).{1,500}")
+LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,500}")
+"""What somebody else wrote, fit for a terminal and a database: no control characters."""
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import Any
 from ...errors import ApgmsError
 from ..formats import dsse
 from ..formats.canonical import parse_canonical
-from ..formats.shape import require_shape
+from ..formats.shape import LINE, require_shape
 
 SCHEMA = "apgms.release/receipt/1"
 PAYLOAD_TYPE = "application/vnd.apgms.receipt+json"
 OUTCOMES = ("accepted", "partially_accepted", "rejected")
 _BOUND = ("stack", "manifest_sha256", "submission_id", "idempotency_key", "body_sha256")
-_CENTS = re.compile(r"0|-?[1-9][0-9]*")
-_TEXT = re.compile(r".+", re.DOTALL)
+_CENTS = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_REASON = re.compile(r"[^\x00]+")
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,13 @@ def read_receipt(data: bytes, keys: Mapping[str, str], *, where: str) -> Receipt
 
 
 _REJECTION: dict[str, Any] = {
-    **dict.fromkeys(("rpt_id", "tax_type", "period_id", "code", "reason"), _TEXT),
+    **dict.fromkeys(("rpt_id", "tax_type", "period_id", "code"), LINE),
+    "reason": _REASON,
     "amount_cents": _CENTS,
 }
 _SHAPE: dict[str, Any] = {
     "schema": re.compile(re.escape(SCHEMA)),
-    **dict.fromkeys(("receipt_id", "job_id", "environment", "issued_at", *_BOUND), _TEXT),
+    **dict.fromkeys(("receipt_id", "job_id", "environment", "issued_at", *_BOUND), LINE),
     "outcome": re.compile("|".join(OUTCOMES)),
     **dict.fromkeys(("accepted_count", "rejected_count"), int),
     **dict.fromkeys(("accepted_cents", "rejected_cents"), _CENTS),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flags import Inventory, resolve
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import PURPOSES
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 
 VARIABLES = ("STACK", "SEED", "SMOKE", "DRY_RUN", "AWS_PROFILE")
@@ -55,8 +56,7 @@ def exports(root, stack):
     if not isinstance(stated, dict):
         why = f"apgms_flags is {stated!r}, not SEED, SMOKE and DRY_RUN"
         raise refused("no_flags", inventory, why, "set apgms_flags")
-    purpose = "prototype" if stack == "proto" else "release"
-    flags = resolve(Inventory(stack, stated, file=inventory), purpose, []).flags
+    flags = resolve(Inventory(stack, stated, file=inventory), PURPOSES[stack][0], []).flags
     values = (stack, int(flags.seed), int(flags.smoke), int(flags.dry_run))
     profile = found.get("apgms_aws_profile") or ""
     return dict(zip(VARIABLES, map(str, (*values, profile))))

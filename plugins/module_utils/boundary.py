@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -96,6 +98,11 @@ def open_store(call: Call) -> ObjectStore:
     """Return the stack's object store; in check mode all writes stay in memory."""
     store = open_object_store(call.options["object_store"], call.options["object_store_endpoint"])
     return OverlayStore(store) if call.check_mode else store
+
+
+def holder(operator: str) -> str:
+    """Return who asks for the stack's lock: the operator, on this machine, in this process."""
+    return f"{operator}@{socket.gethostname()} pid {os.getpid()}"
 
 
 def run_module(

@@ -155,9 +155,7 @@ replayed:
   elements: str
 """
 
-import os
 import secrets
-import socket
 from datetime import timedelta
 from typing import Any
 
@@ -169,6 +167,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    holder,
     open_database,
     open_store,
     run_module,
@@ -234,7 +233,7 @@ def _order(options: dict[str, Any]) -> Order:
         operator=options["operator"],
         operator_key=options["operator_key"],
         statements_dir=options["statements"],
-        holder=f"{options['operator']}@{socket.gethostname()} pid {os.getpid()}",
+        holder=holder(options["operator"]),
         time_limit=timedelta(seconds=options["time_limit"]),
         break_token=options["break_lease"],
     )

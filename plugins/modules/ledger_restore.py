@@ -78,8 +78,6 @@ rows:
   type: str
 """
 
-import os
-import socket
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     DATABASE_SPEC,
@@ -88,16 +86,12 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    holder,
+    open_database,
+    open_store,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
 )
@@ -113,23 +107,21 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.or
 
 def act(call: Call) -> Outcome:
     options = call.options
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
-    database = connect(options["database_url"], options["database_password"], purpose="restore")
-    with database as connection:
+    store = open_store(call)
+    with open_database(call, "restore") as connection:
+        policy = load_policy(connection, options["policy"], options["stack"])
         if call.check_mode:
-            with rehearsal(connection):
-                policy = load_policy(connection, options["policy"], options["stack"])
-                damage = predict(connection, store, policy)
+            damage = predict(connection, store, policy)
         else:
             damage = restore(
                 StackPorts(
                     connection=connection,
                     store=store,
-                    policy=load_policy(connection, options["policy"], options["stack"]),
+                    policy=policy,
                     clock=DatabaseClock(connection),
                 ),
                 operator=options["operator"],
-                holder=f"{options['operator']}@{socket.gethostname()} pid {os.getpid()}",
+                holder=holder(options["operator"]),
                 statements_dir=options["statements"],
             )
     return Outcome(

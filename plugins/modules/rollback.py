@@ -168,9 +168,7 @@ tree_size_after:
   type: int
 """
 
-import os
 import secrets
-import socket
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
@@ -180,18 +178,12 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     STACK_SPEC,
     Call,
     Outcome,
+    holder,
+    open_database,
+    open_store,
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.database import (
-    connect,
-    rehearsal,
-)
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    ObjectStore,
-    OverlayStore,
-    open_object_store,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
@@ -210,19 +202,16 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback.ro
 
 if TYPE_CHECKING:
     from ansible_collections.apgms.release.plugins.module_utils.ports.database import Connection
+    from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+        ObjectStore,
+    )
 
 
 def act(call: Call) -> Outcome:
     options, shown = call.options, call.options["shown"]
-    store = open_object_store(options["object_store"], options["object_store_endpoint"])
-    order = _order(options)
-    database = connect(options["database_url"], options["database_password"], purpose="rollback")
-    with database as connection:
-        if call.check_mode:
-            with rehearsal(connection):
-                done = predict(order, _ports(options, connection, OverlayStore(store)))
-        else:
-            done = rollback(order, _ports(options, connection, store))
+    run = predict if call.check_mode else rollback
+    with open_database(call, "rollback") as connection:
+        done = run(_order(options), _ports(options, connection, open_store(call)))
     return Outcome(
         changed=done.changed,
         result=rollback_shown.result(done, shown),
@@ -236,7 +225,7 @@ def _order(options: dict[str, Any]) -> Order:
     return Order(
         **{name: options[name] for name in names},
         statements_dir=options["statements"],
-        holder=f"{options['operator']}@{socket.gethostname()} pid {os.getpid()}",
+        holder=holder(options["operator"]),
     )
 
 

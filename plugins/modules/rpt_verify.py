@@ -210,6 +210,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.approval.flag
 from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_rules import (
     parse_site_rules,
 )
+from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import PURPOSES
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
@@ -231,8 +232,6 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_
     Ports,
     build_bundle,
 )
-
-DEFAULT_PURPOSE = {"proto": "prototype", "prod": "release"}
 
 
 def act(call: Call) -> Outcome:
@@ -258,7 +257,7 @@ def act(call: Call) -> Outcome:
 
 def _order(options: dict[str, Any]) -> Order:
     stack = options["stack"]
-    purpose = options["purpose"] or DEFAULT_PURPOSE[stack]
+    purpose = options["purpose"] or PURPOSES[stack][0]
     asked = Inventory(stack, options["flags"], options["release_window"])
     configuration = resolve(asked, purpose, [])
     return Order(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ...errors import ApgmsError
@@ -18,7 +19,8 @@ from ..formats.shape import CENTS, HEX_SHA256, STACK, TEXT, MapOf, require_shape
 from ..tax.periods import PERIOD_ID
 
 SCHEMA = "apgms.release/manifest/1"
-PURPOSES = ("release", "prototype", "rehearsal")
+PURPOSES = {"proto": ("prototype",), "prod": ("release", "rehearsal")}
+"""What a run of a stack may be for; the first is the usual one."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _read(document: dict[str, Any]) -> Manifest:
 
 _PLAIN: dict[str, Any] = {
     "stack": STACK,
-    "purpose": re.compile("|".join(PURPOSES)),
+    "purpose": re.compile("|".join(chain.from_iterable(PURPOSES.values()))),
     "built_at": TEXT,
     "release_window": (re.compile(r"[0-9]{12}"), None),
     "submission_id": TEXT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.attestation import (
+    VERDICT,
+    attest,
+)
 from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Manifest
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
@@ -24,6 +29,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     FolderStore,
     OverlayStore,
 )
+from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.lease import current
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
@@ -241,6 +247,26 @@ class TestRefused:
         path = tmp_path / f"prod/store/releases/{manifest.checksum}/{name}"
         path.write_bytes(path.read_bytes().replace(b'"amount_cents":"', b'"amount_cents":"1', 1))
         assert refusal(stack, manifest).reason == "release.bundle_altered"
+        assert_untouched(stack)
+
+    def test_a_manifest_made_by_hand(self, stack: Stack, manifest: Manifest) -> None:
+        folder = Path(stack.store.url.removeprefix("file://")) / "releases"
+        cheap = tuple(replace(batch, amount_cents=1) for batch in manifest.batches)
+        forged = replace(manifest, batches=cheap)
+        shutil.copytree(folder / manifest.checksum, folder / forged.checksum)
+        (folder / forged.checksum / "manifest.json").write_bytes(forged.to_bytes())
+        with stack.connection() as connection:
+            stack.approve(forged, stack.clock(connection).now())
+        assert refusal(stack, forged).reason == "attestation.other_subject"
+        verdict = folder / forged.checksum / "manifest.dsse.json"
+        verdict.unlink()
+        assert refusal(stack, forged).reason == "bundle.altered"
+        signer = open_signer(str(stack.keys.manifest_key), "ecdsa-p256")
+        files = {"manifest.json": forged.checksum}
+        verdict.write_bytes(attest(files, VERDICT, {}, signer.key_id, signer.sign))
+        error = refusal(stack, forged)
+        assert error.reason == "release.bundle_altered"
+        assert "cents" in str(error)
         assert_untouched(stack)
 
     def test_no_approval(self, stack: Stack, manifest: Manifest) -> None:

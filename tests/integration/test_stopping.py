@@ -147,3 +147,34 @@ def test_the_switch_stops_between_two_attempts(stack: Stack, manifest: Manifest)
         release.release(stack.order(manifest), stack.ports(connection, say=say))
     assert caught.value.reason == "kill_switch.on"
     assert stack.taken()["submissions"] == 0
+
+
+def test_approvals_that_expired_since_the_intent_send_nothing(
+    stack: Stack, manifest: Manifest
+) -> None:
+    stack.gateway.plan({"point": "submit", "fault": "html", "taken": False, "times": 1000})
+    assert run(stack, manifest) == "release.not_finished"
+    stack.gateway.plan()
+    with stack.connection() as connection:
+        VirtualClock(connection).move(timedelta(hours=5))
+        now = stack.clock(connection).now()
+    stack.sign("override", "auditor", {"release_window": manifest.release_window}, now)
+    assert run(stack, manifest) == "approval.waiting"
+    assert stack.taken()["submissions"] == 0
+    stack.approve(manifest, now)
+    assert run(stack, manifest) == "ACKNOWLEDGED"
+    used = "SELECT count(*) FROM apgms_release.used_statement WHERE kind = 'release'"
+    assert stack.one(used) == 4
+
+
+def test_an_expiry_does_not_stop_the_asking(stack: Stack, manifest: Manifest) -> None:
+    stack.gateway.plan(
+        {"point": "submit", "fault": "lose_response"},
+        {"point": "lookup", "fault": "reset", "times": 1000},
+    )
+    assert run(stack, manifest) == "release.not_finished"
+    stack.gateway.plan()
+    with stack.connection() as connection:
+        VirtualClock(connection).move(timedelta(hours=5))
+    assert run(stack, manifest) == "ACKNOWLEDGED"
+    assert stack.taken()["submissions"] == 1

@@ -73,17 +73,21 @@ def require_unaltered(store: ObjectStore, prefix: str, manifest: Manifest, polic
     :raises ApgmsError: ``bundle.altered``, and those of :func:`read_attestation`
     """
     for name, why in _deviations(store, prefix, manifest):
-        raise ApgmsError(
-            "bundle.altered",
-            "A bundle is not what was built",
-            where=f"{store.url}/{prefix}{name}",
-            why=why,
-            mend="keep the file as evidence and remove it from the bundle's folder on this"
-            " controller: the same command fetches it again; an altered object store needs a new"
-            " bundle under a new submission id",
-        )
+        raise _altered(f"{store.url}/{prefix}{name}", why)
+    require_attested(store, prefix, manifest, policy)
+
+
+def require_attested(store: ObjectStore, prefix: str, manifest: Manifest, policy: Policy) -> None:
+    """Check the signed verdict on a bundle: its manifest was built here, not written by hand.
+
+    :raises ApgmsError: ``bundle.altered`` where there is none, and those of
+        :func:`read_attestation`
+    """
     where = f"{store.url}/{prefix}{ATTESTATION}"
-    attestation = read(store, prefix + ATTESTATION)
+    try:
+        attestation = read(store, prefix + ATTESTATION)
+    except ObjectMissing:
+        raise _altered(where, "it is missing") from None
     files = {MANIFEST: manifest.checksum}
     read_attestation(attestation, policy.manifest_keys, files, VERDICT, where=where)
 
@@ -93,8 +97,18 @@ def _deviations(store: ObjectStore, prefix: str, manifest: Manifest) -> Iterator
         found = stored_sha256(store, prefix + name)
         if found != digest:
             yield name, f"its SHA-256 is {found or 'unknown: it is missing'}, not {digest}"
-    if stored_sha256(store, prefix + ATTESTATION) is None:
-        yield ATTESTATION, "it is missing"
+
+
+def _altered(where: str, why: str) -> ApgmsError:
+    return ApgmsError(
+        "bundle.altered",
+        "A bundle is not what was built",
+        where=where,
+        why=why,
+        mend="keep the file as evidence and remove it from the bundle's folder on this"
+        " controller: the same command fetches it again; an altered object store needs a new"
+        " bundle under a new submission id",
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -119,4 +119,4 @@ def _put_aside(context: Context, release: Release, error: ApgmsError) -> None:
         move(context, release, State.NOT_TAKEN, f"nothing was sent: {error}")
 
 
-_FORBIDDING = ("kill_switch", "log", "policy", "release", "window")
+_FORBIDDING = ("approval", "kill_switch", "log", "policy", "release", "window")

@@ -15,7 +15,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ...domain.approval.statement import Signed
 from ...domain.release.image import ImageRow, parse_image
 from ...domain.release.manifest import Batch, Manifest, object_key
 from ...domain.release.release_state import State
@@ -25,9 +24,11 @@ from ...ports.database import columns
 from ...ports.gateway import Body, submission_body
 from ...ports.object_store import ObjectStore
 from ..approvals.approvals import consume
+from ..bundle.files import require_attested
 from .effects import rehearse
 from .gates import require_approved, require_ledger, require_may_send
 from .records import Context, Release, guarded, insert, require_none_open
+from .renewal import on_record
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -65,12 +66,16 @@ def intend(context: Context, manifest: Manifest, body: Body) -> Release:
     """Commit the intent of a release that has none.
 
     :raises ApgmsError: ``release.other_open``, ``release.claimed``, ``release.bundle_altered``,
-        ``release.rows_changed``, ``release.unrecordable``, ``log.*`` and those of the gates
+        ``release.rows_changed``, ``release.unrecordable``, ``bundle.altered``, ``attestation.*``,
+        ``log.*`` and those of the gates
     """
 
     def commit() -> Release:
         with guarded(context, manifest.checksum):
             require_none_open(context.connection)
+            require_attested(
+                context.store, object_key(manifest.checksum, ""), manifest, context.policy
+            )
             window = require_may_send(context, manifest)
             statements = require_approved(context, manifest)
             consume(context.connection, statements, manifest.checksum)
@@ -87,7 +92,7 @@ def intend(context: Context, manifest: Manifest, body: Body) -> Release:
                 **_said(manifest, release, body),
                 "window": {"id": window.id, "name": window.name},
                 "policy_sha256": context.policy.digest,
-                "statements": [_statement(signed) for signed in statements],
+                "statements": [on_record(signed) for signed in statements],
             }
             context.journal.record("release.intent", said, manifest.checksum)
         return release
@@ -109,21 +114,24 @@ def write_intent(
 
 
 def bundle_claims(store: ObjectStore, manifest: Manifest) -> Iterator[Claim]:
-    """Yield the RPT rows of a bundle, after each batch checking its digest and count.
+    """Yield the RPT rows of a bundle, after each batch checking its digest, count and amount.
 
     :raises ApgmsError: ``release.bundle_altered``
     """
     for batch in manifest.batches:
         key = object_key(manifest.checksum, batch.rpt_name)
         digest = hashlib.sha256()
-        count = 0
+        count = cents = 0
         with store.open(key) as lines:
             for line in lines:
                 digest.update(line)
+                claim = _read_claim(line, batch, key)
                 count += 1
-                yield _read_claim(line, batch, key)
-        if (digest.hexdigest(), count) != (batch.rpt_sha256, batch.count):
-            raise _altered(key, f"SHA-256 {digest.hexdigest()} over {count} rows")
+                cents += claim.amount_cents
+                yield claim
+        found = (digest.hexdigest(), count, cents)
+        if found != (batch.rpt_sha256, batch.count, batch.amount_cents):
+            raise _altered(key, f"SHA-256 {found[0]} over {count} rows and {cents} cents")
 
 
 def require_unchanged(connection: Connection, store: ObjectStore, manifest: Manifest) -> None:
@@ -168,17 +176,6 @@ def new_release(context: Context, manifest: Manifest, body: Body) -> Release:
         changed_at=now,
         journal_seq=context.journal.next_seq(),
     )
-
-
-def _statement(signed: Signed) -> dict[str, str]:
-    return {
-        "kind": signed.statement.kind,
-        "signer": signed.statement.signer,
-        "nonce": signed.statement.nonce,
-        "sha256": signed.sha256,
-        "document": signed.data.decode(),
-        "signature": signed.signature.decode(),
-    }
 
 
 def _said(manifest: Manifest, release: Release, body: Body) -> dict[str, Any]:

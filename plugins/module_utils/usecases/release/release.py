@@ -32,6 +32,7 @@ from .course import Run, until_receipt
 from .gates import require_gateway, require_may_send, require_releasable
 from .intent import bundle_body, intend
 from .records import Context, Release, find, guarded, move
+from .renewal import renewed_approvals
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -111,6 +112,7 @@ def predict(order: Order, ports: Ports) -> Released:
         after = before or intend(context, manifest, bundle_body(ports.store, manifest))
         if after.state in (State.INTENT, State.NOT_TAKEN):
             require_may_send(context, manifest)
+            renewed_approvals(context, manifest)
         accepted = "predicted, if the gateway accepts all"
         predicted = replace(after, state=State.ACKNOWLEDGED, why=accepted)
         return Released(before, predicted, replayed)

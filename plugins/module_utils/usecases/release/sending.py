@@ -26,6 +26,7 @@ from ...ports.gateway import (
 from .gates import require_gateway, require_ledger, require_may_send
 from .intent import require_unchanged
 from .records import Context, Release, move
+from .renewal import renewed_approvals
 
 LONGEST_ATTEMPT = timedelta(hours=1)
 """Nothing is resent so late that the gateway might have forgotten the key when it arrives."""
@@ -101,7 +102,8 @@ def send(
         intent is of an earlier run
     :raises GatewayUnavailable: where the gateway does not say who it is; nothing was sent
     :raises ApgmsError: ``release.key_forgotten``, ``release.other_bytes``,
-        ``release.other_endpoint`` and those of :func:`require_may_send`
+        ``release.other_endpoint`` and those of :func:`require_may_send` and, where the approvals on
+        record have expired, of :func:`.gates.require_approved`
     """
     _require_same(context, release, body)
     _require_remembered(context, release, require_gateway(context))
@@ -141,10 +143,12 @@ def _begin(
     def allowed() -> dict[str, Any]:
         nonlocal closes_at
         closes_at = require_may_send(context, manifest).closes_at
+        renewed = renewed_approvals(context, manifest)
         if recheck:
             require_unchanged(context.connection, context.store, manifest)
             require_ledger(context, manifest)
-        return {"attempt": release.attempts + 1, "lease": context.lease.token}
+        said = {"attempt": release.attempts + 1, "lease": context.lease.token}
+        return said | ({"statements": renewed} if renewed else {})
 
     sending = move(
         context,

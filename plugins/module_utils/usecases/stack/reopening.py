@@ -73,7 +73,8 @@ def carry_out(connection: Connection, store: ObjectStore, order: Order) -> Reope
     """Reopen the window, in one transaction with its row in the journal.
 
     :raises ApgmsError: ``kill_switch.on`` where the window is shut, ``window.not_corrective``,
-        ``window.no_rehearsal``, ``approval.waiting``, ``policy.*``, ``manifest.*``, ``bundle.altered``, ``attestation.*``, ``journal.*``
+        ``window.no_rehearsal``, ``approval.waiting``, ``policy.*``, ``manifest.*``,
+        ``bundle.altered``, ``attestation.*``, ``journal.*``
     """
     policy = load_policy(connection, order.policy_path, order.stack)
     if not open_closures(connection, order.stack):

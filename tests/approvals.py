@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,18 @@ def run_of(manifest: Manifest) -> dict[str, str]:
         "source_revision": manifest.source_revision,
         "collection_version": manifest.collection_version,
     }
+
+
+def place_no_small_file(path: Path, kind: str) -> None:
+    """Put a pipe, a device or a huge file in the place of a small one."""
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
 
 
 @dataclass(frozen=True)

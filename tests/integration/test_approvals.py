@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.a
     require_statement,
 )
 from services.keys import make_keys, make_ssh_key, policy_document, signer_line
-from tests.approvals import NOW, Desk, make_manifest, run_of
+from tests.approvals import NOW, Desk, make_manifest, place_no_small_file, run_of
 
 MANIFEST = make_manifest()
 LARGE = make_manifest(batches=(Batch("GST", "2025-09", 1, 10_000_000, "ab" * 32, "ab" * 32),))
@@ -421,6 +422,36 @@ def test_kind_without_a_quorum_needs_no_statement(desk: Desk, connection: Any) -
         require_statement(connection, desk.policy(), desk.statements, "rollback", subject, NOW)
         == []
     )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+def test_what_is_no_small_file_is_named_and_harmless(
+    desk: Desk, ask: Any, prototype: Path, kind: str
+) -> None:
+    place_no_small_file(Path(desk.statements) / "a.json", kind)
+    signed = desk.approve_release(MANIFEST)
+    place_no_small_file(signed.with_name(f"{signed.name}.sig"), kind)
+    with pytest.raises(ApgmsError) as error:
+        ask()
+    found = {refusal["reason"] for refusal in error.value.details["refusals"]}
+    assert {"statement.malformed", "statement.unsigned"} <= found
+    desk.approve_release(MANIFEST)
+    assert len(ask()) == 2
+
+
+def test_ten_thousand_statements_of_others_are_read_in_seconds(
+    desk: Desk, ask: Any, prototype: Path
+) -> None:
+    desk.approve_release(MANIFEST)
+    other = desk.approve_release(make_manifest(submission_id="other"))
+    data, signature = other.read_bytes(), other.with_name(f"{other.name}.sig").read_bytes()
+    for number in range(5000):
+        copy = other.with_name(f"copy-{number}.json")
+        copy.write_bytes(data)
+        copy.with_name(f"{copy.name}.sig").write_bytes(signature)
+    begun = time.monotonic()
+    assert len(ask()) == 2
+    assert time.monotonic() - begun < 20
 
 
 def test_stray_json_in_the_folder_is_named_and_harmless(

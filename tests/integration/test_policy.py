@@ -26,6 +26,7 @@ from services.keys import (
     ssh_sign,
     write_policy,
 )
+from tests.approvals import place_no_small_file
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,16 @@ def test_shortened_file_is_refused(connection: Any, write: Callable[..., str]) -
 
 def test_missing_file_is_refused(connection: Any, tmp_path: Path) -> None:
     assert refusal(connection, str(tmp_path / "policy.json")).reason == "policy.unreadable"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+@pytest.mark.parametrize("of", ["policy.json", "policy.json.auditor.sig"])
+def test_what_is_no_small_file_is_refused_at_once(
+    connection: Any, write: Callable[..., str], kind: str, of: str
+) -> None:
+    path = Path(write())
+    place_no_small_file(path.with_name(of), kind)
+    assert refusal(connection, str(path)).reason == "policy.unreadable"
 
 
 class TestPinned:

@@ -71,11 +71,17 @@ def test_a_missing_environment_file_states_nothing(tmp_path: Path) -> None:
     ask(env_file=str(tmp_path / ".env.prod"))
 
 
-@pytest.mark.parametrize("kind", ["folder", "binary"])
+@pytest.mark.parametrize("kind", ["folder", "binary", "pipe", "device", "huge"])
 def test_an_environment_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ".env.prod"
     if kind == "folder":
         path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "huge":
+        path.write_bytes(b"#" * (1 << 20) + b"\nSEED=1\n")
     else:
         path.write_bytes(b"DRY_RUN=0\n\xff\xfe")
     assert refusal(env_file=str(path)).reason == "env_file.unreadable"

@@ -241,6 +241,8 @@ LINES = [
     ("A=1;SEED=1", MALFORMED), ("A='x SEED=1'", MALFORMED), ("readonly SEED=1", MALFORMED),
     ("declare -x SEED=1", MALFORMED), ("\ufeffSEED=1", MALFORMED), ("\u00a0SEED=1", MALFORMED),
     ("unset SEED", MALFORMED), ("SEED=\\1", MALFORMED), ("SEED='1'0", MALFORMED),
+    ("SEED[0]=1", MALFORMED), ("SEED=\uff11", MALFORMED), ("SEED=\u0661", MALFORMED),
+    ("SEED=1\x00", MALFORMED), ("export\tSEED=1", True), ("export SEED=1 SMOKE=0", MALFORMED),
     ("#SEED=1", None), ("  # SEED=1", None), ("SEEDS=1", None), ("MY_SEED=1", None),
     ("SEED_COUNT=5", None), ("seed=1", None), ("URL=http://h/?SEED=1", None), ("", None),
 ]  # fmt: skip
@@ -257,6 +259,11 @@ def test_each_form_of_a_line(line: str, truth: object) -> None:
     found = reasons_of("prod", "release", dict.fromkeys(FLAGS, 0), settings)
     expected = {True: {"flags.disagree"}, False: set[str](), MALFORMED: {"flags.malformed"}}
     assert found == expected.get(truth, {"flags.malformed"})
+
+
+def test_a_carriage_return_ends_a_comment() -> None:
+    stated = from_env_file(".env.prod", "A=1\r\n# as agreed\rSEED=1\n")
+    assert [(setting.name, setting.source) for setting in stated] == [("SEED", ".env.prod line 3")]
 
 
 def test_an_ambiguous_line_is_not_shown() -> None:

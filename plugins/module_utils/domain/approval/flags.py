@@ -215,7 +215,7 @@ def from_env_file(path: str, text: str) -> list[Setting]:
     names one in any other form is malformed, since shells and Compose read it differently.
     """
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(re.split("\n|\r(?!\n)", text), start=1):
         source, mend = f"{path} line {number}", f"correct or delete line {number} of {path}"
         for name, value in _read_line(line):
             found.append(Setting(name, value, source, mend))
@@ -230,7 +230,7 @@ class _Ambiguous:
 
 
 _NAMES = "|".join(WATCHED)
-_MENTION = re.compile(rf"(?<![\w.?/=:@%+-])({_NAMES})(?!\w)(?:\s*[=:+]|\s*$)")
+_MENTION = re.compile(rf"(?<![\w.?/=:@%+-])({_NAMES})(?!\w)(?:\s*[=:+]|\[|\s*$)")
 _ASSIGNMENT = re.compile(
     rf"(?:export[ \t]+)?({_NAMES})="
     r"(?:\"([^\"\\$`]*)\"|'([^']*)'|([^\s\"'\\$`;&|]*))(?:[ \t]+#.*|[ \t]*)"

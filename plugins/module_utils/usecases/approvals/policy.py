@@ -16,6 +16,7 @@ from ...domain.approval.policy import Policy, missing_from_quorum, parse_policy
 from ...domain.formats.canonical import canonical
 from ...errors import ApgmsError
 from ...ports.clock import DatabaseClock
+from ...ports.files import read_regular
 from ...ports.schema.migrate import migrate
 from .signatures import require_signature
 
@@ -190,15 +191,11 @@ def _pin(connection: Connection, policy: Policy, signers: tuple[str, ...]) -> No
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        return read_regular(path, MAX_BYTES)
     except OSError as error:
         raise _refused(
             "unreadable", str(path), error.strerror or str(error), "check apgms_policy"
         ) from None
-    if len(data) > MAX_BYTES:
-        raise _refused("unreadable", str(path), f"more than {MAX_BYTES} bytes", "shorten it")
-    return data
 
 
 def _refused(name: str, where: str, why: str, mend: str) -> ApgmsError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...domain.approval.ssh_signature import Refusal
 from ...domain.approval.statement import Signed, Statement, parse_statement, refused
 from ...errors import ApgmsError
+from ...ports.files import read_regular
 
 MAX_BYTES = 1 << 16
 
@@ -74,23 +75,15 @@ def _json_files(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Signed:
     try:
-        data = _bytes(path)
+        data = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise refused("malformed", str(path), error.strerror or str(error)) from None
     statement = parse_statement(data, str(path))
     beside = path.with_name(f"{path.name}.sig")
     try:
-        return Signed(statement, data, _bytes(beside), str(path))
+        return Signed(statement, data, read_regular(beside, MAX_BYTES), str(path))
     except OSError as error:
         raise refused("unsigned", str(beside), error.strerror or str(error)) from None
-
-
-def _bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise OSError(f"it is larger than {MAX_BYTES} bytes")
-    return data
 
 
 def _replace(path: Path, data: bytes) -> None:

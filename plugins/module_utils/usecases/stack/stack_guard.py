@@ -17,6 +17,9 @@ from ...domain.approval.flags import (
     resolve,
 )
 from ...errors import ApgmsError
+from ...ports.files import read_regular
+
+MAX_BYTES = 1 << 20
 
 _PLACEHOLDER = re.compile(r"\s*|\s*<[^<>]*>\s*|change[-_ ]?me", re.IGNORECASE)
 
@@ -84,7 +87,7 @@ def _from_file(path: str | None) -> list[Setting]:
     if path is None:
         return []
     try:
-        text = Path(path).read_bytes().decode()
+        text = read_regular(Path(path), MAX_BYTES).decode()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from datetime import UTC, datetime
@@ -22,6 +23,9 @@ from pathlib import Path
 
 import psycopg
 
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    sha256_hex,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from services.loader import load
 from services.local.stacks import LocalStacks
@@ -29,6 +33,7 @@ from services.local.stacks import LocalStacks
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "build" / "demo"
 INVENTORY = "inventories/local"
+VERIFY = ROOT / "roles" / "evidence" / "files" / "verify.sh"
 SEED = 7
 ENTITIES = 12
 INTENT_SECONDS = 60
@@ -45,11 +50,12 @@ class Demo:
         self.folder = folder
         self.stacks = LocalStacks(folder / "local")
         self.logs = folder / "logs"
+        self.evidence = folder / "evidence"
         self._runs = 0
         self._started = time.monotonic()
 
-    def run(self) -> None:
-        """Carry out the runbook, in its order."""
+    def run(self) -> list[str]:
+        """Carry out the runbook, in its order; return what happened."""
         self.heading("Start the embedded stacks: PostgreSQL, two gateways")
         self.logs.mkdir(parents=True)
         self.stacks.up()
@@ -75,7 +81,13 @@ class Demo:
 
         self.heading("Rollback to the first release, by its manifest checksum")
         self.rollback(first)
-        self.accepted_once(first, second)
+        accepted = self.accepted_once(first, second)
+
+        self.heading("The evidence, unpacked and verified with stock tools")
+        manifests = {"prototype": prototype, "first": first, "second": second}
+        for name, manifest in manifests.items():
+            self.unpack(name, manifest, stack="proto" if name == "prototype" else "prod")
+        return self.summary(manifests, accepted)
 
     def load(self, periods: list[str]) -> None:
         """Fill the production-like ledger."""
@@ -150,11 +162,12 @@ class Demo:
         if digest is None:
             raise DemoError("the plan of the rollback does not say its digest")
         extra = {"rollback_plan_sha256": digest[1], "rollback_reason": "demo"}
-        self.play("rollback", stack="prod", env=env, extra=extra)
-        self.play("ledger_check", stack="prod")
+        done = self.play("rollback", stack="prod", env=env, extra=extra)
+        if "Check the ledger" not in done:
+            raise DemoError("the ledger was not checked after the rollback")
 
-    def accepted_once(self, *manifests: str) -> None:
-        """Ask the gateway itself how much it accepted."""
+    def accepted_once(self, *manifests: str) -> str:
+        """Ask the gateway itself how much it accepted; say so."""
         gateway = self.stacks.up()["processes"]["gateway-prod"]["admin_url"]
         with urllib.request.urlopen(f"{gateway}/counters", timeout=10) as answer:  # noqa: S310
             count = json.load(answer)
@@ -162,7 +175,37 @@ class Demo:
         once = count["rows_accepted_more_than_once"] == 0
         if count["accepted_submissions"] != expected or not once:
             raise DemoError(f"the gateway accepted {count}, not {expected} submissions once each")
-        print(f"    found    The gateway accepted {expected} submissions, and no RPT twice")
+        return f"the gateway accepted {expected} submissions, and no RPT twice"
+
+    def unpack(self, name: str, manifest: str, *, stack: str) -> None:
+        """Unpack what the auditors received of a run, and verify it as they do."""
+        store = self.stacks.root / stack / "object-store"
+        (path,) = store.glob(f"evidence/{manifest}/*.tar")
+        folder = self.evidence / name
+        with tarfile.open(path) as archive:
+            archive.extractall(self.evidence, filter="data")
+            (self.evidence / archive.getnames()[0].partition("/")[0]).rename(folder)
+        policy = (self.stacks.root / stack / "policy.json").read_bytes()
+        done = subprocess.run(
+            ["sh", str(VERIFY), "--policy", sha256_hex(policy), str(folder)],  # noqa: S607
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        print(f"    {name:10} {done.stdout.strip()}")
+        if done.returncode:
+            raise DemoError(f"the evidence in {_relative(folder)} does not hold: {done.stderr}")
+
+    def summary(self, manifests: dict[str, str], accepted: str) -> list[str]:
+        """Return what happened, and where it can be seen."""
+        folders = [_relative(self.evidence / name) for name in manifests]
+        return [
+            f"prototype  {manifests['prototype']}, approved by the auditor",
+            f"first      {manifests['first']}, approved, sent, acknowledged, handed over",
+            f"second     {manifests['second']}, killed on its way, resumed, acknowledged",
+            "rollback   from the second to the first: every balance proven, the ledger checked",
+            f"gateway    {accepted}",
+            *(f"evidence   sh {folder}/verify.sh {folder}" for folder in folders),
+            f"logs       {_relative(self.logs)}, {_relative(self.folder)}/operations.jsonl",
+        ]
 
     def manifest(self, stack: str, submission_id: str | None = None) -> str:
         """Return the manifest checksum of the stack's newest bundle, or of a submission."""
@@ -260,12 +303,14 @@ def main() -> int:
     demo.stacks.down()
     shutil.rmtree(DEMO, ignore_errors=True)
     try:
-        demo.run()
+        happened = demo.run()
     except DemoError as error:
         print(f"\ndemo: FAILED: {error}", file=sys.stderr)
         return 1
     finally:
         print(demo.stacks.down())
+    demo.heading("What happened")
+    print("".join(f"    {line}\n" for line in happened), end="")
     return 0
 
 

@@ -262,6 +262,7 @@ check_seal() {
       | if (.digest.sha256 | tostring | test("^[0-9a-f]{64}$")) and .name == (.name | said)
       then line("SEALED", .name, .digest.sha256)
       else line("FAIL", "seal.dsse.json", "it seals \(tojson), which is no file") end),
+    (select(policy == {}) | line("FAIL", "policy.json", "it is not a JSON object")),
     envelope("seal.dsse.json"; "application/vnd.in-toto+json"; policy.manifest_keys),
     line("END")' >"$work/findings" 2>/dev/null
   act_on seal.dsse.json

@@ -634,6 +634,55 @@ def test_an_unreachable_target_says_so_and_touches_nothing(
     assert rollbacks.everything(stack) == before
 
 
+TRIGGERS = {
+    "rollback.rows_altered": ("owa_ledger", "INSERT", "NEW.hash_after := md5(''); RETURN NEW;"),
+    "rollback.states_altered": ("periods", "UPDATE", "NEW.state := OLD.state; RETURN NEW;"),
+    "rollback.unreachable": ("periods", "UPDATE", "RAISE EXCEPTION 'no way back';"),
+}
+
+
+@pytest.mark.parametrize("reason", TRIGGERS)
+def test_a_trigger_that_is_in_the_way_is_found_before_anything_is_done(
+    stack: Stack, memory: Memory, reason: str
+) -> None:
+    table, event, body = TRIGGERS[reason]
+    add_trigger(stack, body, f"CREATE TRIGGER own BEFORE {event} ON {table}")
+    assert_no_plan(stack, memory, reason)
+
+
+def test_what_is_checked_at_the_commit_is_predicted(stack: Stack, memory: Memory) -> None:
+    add_trigger(
+        stack,
+        "RAISE EXCEPTION 'not this row';",
+        "CREATE CONSTRAINT TRIGGER own AFTER INSERT ON owa_ledger DEFERRABLE INITIALLY DEFERRED",
+    )
+    assert_no_plan(stack, memory, "rollback.unreachable")
+
+
+def test_a_column_that_nothing_fills_is_named(stack: Stack, memory: Memory) -> None:
+    rollbacks.execute(stack, "ALTER TABLE owa_ledger ADD branch text NOT NULL DEFAULT 'main'")
+    rollbacks.execute(stack, "ALTER TABLE owa_ledger ALTER branch DROP DEFAULT")
+    error = assert_no_plan(stack, memory, "rollback.unreachable")
+    assert "owa_ledger, branch" in str(error)
+
+
+def add_trigger(stack: Stack, body: str, trigger: str) -> None:
+    rollbacks.execute(
+        stack,
+        f"CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$",
+    )
+    rollbacks.execute(stack, f"{trigger} FOR EACH ROW EXECUTE FUNCTION own()")
+
+
+def assert_no_plan(stack: Stack, memory: Memory, reason: str) -> ApgmsError:
+    before = rollbacks.everything(stack)
+    with pytest.raises(ApgmsError) as error:
+        rollbacks.predict(stack, memory.first)
+    assert error.value.reason == reason
+    assert rollbacks.everything(stack) == before
+    return error.value
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_random_histories_match_a_model(

@@ -96,5 +96,5 @@ def _refused(name: str, target: str, why: str) -> ApgmsError:
         "There is no rollback to this target",
         where=f"ROLLBACK_TARGET={target}",
         why=why,
-        mend="choose a good target; without one, make rollback STACK=prod TARGET= lists them",
+        mend="make rollback STACK=prod TARGET=  # lists the good targets",
     )

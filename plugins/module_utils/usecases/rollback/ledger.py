@@ -8,6 +8,7 @@ chain today and at the target; and ``rollback_now``, every balance after the row
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -120,15 +121,22 @@ def append_mirrors(connection: Connection, *, net: bool, first_id: int | None = 
     :param first_id: number the rows from here instead of drawing from the sequence, which a
         transaction that is rolled back would leave advanced
     :raises psycopg.IntegrityError: where the deployment's constraints do not allow such rows
+    :raises ApgmsError: ``rollback.rows_altered``
     """
+    last_id = next_free_id(connection) - 1
+    written = hashlib.sha256()
     with connection.cursor("rollback_originals") as cursor:
         cursor.itersize = ROWS_AT_ONCE
         cursor.execute(_TO_MIRROR)
         found = mirrors((Original(*row) for row in cursor), net=net)
         while chunk := list(islice(found, ROWS_AT_ONCE)):
-            _copy_rows(connection, [mirror.row for mirror in chunk], first_id)
+            rows = [mirror.row for mirror in chunk]
+            _copy_rows(connection, rows, first_id)
             _copy_mapping(connection, chunk)
+            written.update(b"".join(line(_texts(row)) for row in rows))
             first_id = None if first_id is None else first_id + len(chunk)
+    if _digest_after(connection, last_id) != written.digest():
+        raise _altered()
 
 
 def require_target_balances(connection: Connection) -> str:
@@ -184,6 +192,29 @@ def _copy_rows(connection: Connection, rows: list[MirrorRow], first_id: int | No
     )
     with connection.cursor().copy(copy) as ledger:
         ledger.write(b"".join(lines))
+
+
+def _digest_after(connection: Connection, last_id: int) -> bytes:
+    """Return the SHA-256 of the ledger's rows above an id, as they were to be written."""
+    query = sql.SQL("COPY (SELECT {} FROM owa_ledger WHERE id > {} ORDER BY id) TO STDOUT").format(
+        sql.SQL(", ").join(map(sql.Identifier, MirrorRow._fields)), sql.Literal(last_id)
+    )
+    digest = hashlib.sha256()
+    with connection.cursor().copy(query) as rows:
+        for row in rows:
+            digest.update(row)
+    return digest.digest()
+
+
+def _altered() -> ApgmsError:
+    return ApgmsError(
+        "rollback.rows_altered",
+        "The mirrored rows are not in the ledger as they were written; nothing was changed",
+        where="owa_ledger",
+        why="a trigger or rule of the deployment altered or dropped them",
+        mend="have the database's owner name what alters inserted rows: psql -c"
+        " '\\d owa_ledger' lists the triggers and rules",
+    )
 
 
 def _texts(row: tuple[str | int | None, ...]) -> list[str | None]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...domain.approval.policy import Policy
+from ...domain.ledger.chain import Chain
 from ...domain.release.manifest import Manifest
 from ...domain.release.obligation import Claim
 from ...domain.release.rollback_plan import Plan
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 
 
 class Planned(NamedTuple):
-    """A plan, its target's manifest, and the source revision that it takes out of service."""
+    """A plan, its target's manifest, the source revision that it takes out of service, and the
+    chains that the authority holds or may hold."""
 
     plan: Plan
     target: Manifest
     undone_revision: str
+    held: frozenset[Chain]
 
 
 def make_plan(
@@ -59,7 +62,7 @@ def make_plan(
     net = allows_one_row_per_period(connection)
     chains = planned_chains(connection, net=net)
     claims = _claims(connection)
-    held = {claim.chain for claim in claims if claim.held}
+    held = frozenset(claim.chain for claim in claims if claim.held)
     plan = Plan(
         stack=policy.stack,
         target_sha256=target.manifest_sha256,
@@ -75,7 +78,8 @@ def make_plan(
         balances_sha256=target_balances_digest(connection),
     )
     revisions = [release.manifest.source_revision for release in undone if release.manifest]
-    return Planned(plan, manifest, revisions[-1] if revisions else manifest.source_revision)
+    revision = revisions[-1] if revisions else manifest.source_revision
+    return Planned(plan, manifest, revision, held)
 
 
 def _require_prefix(store: ObjectStore, policy: Policy, target: Manifest, head: LogHead) -> None:

@@ -35,7 +35,7 @@ from .record import (
     require_signatures,
     unproven,
 )
-from .states import restore_states
+from .states import require_restored, restore_states
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -91,7 +91,7 @@ def predict(order: Order, ports: Ports) -> RolledBack:
     if not planned.plan.empty:
         if order.plan_sha256:
             _require_current(order, planned.plan)
-        _carry_out(connection, planned.plan, first_id=next_free_id(connection))
+        _carry_out(ports, planned, first_id=next_free_id(connection))
     return RolledBack(planned.plan, None, changed=bool(open_ones) or not planned.plan.empty)
 
 
@@ -139,7 +139,7 @@ def _apply(order: Order, ports: Ports, lease: Lease, head: LogHead) -> Plan:
         _require_current(order, plan)
         signed = require_signatures(order, ports, plan)
         publish_basis(ports, plan, signed)
-        _carry_out(ports.connection, plan)
+        _carry_out(ports, planned)
         record(order, ports, planned, signed)
     return plan
 
@@ -150,13 +150,19 @@ def _plan(order: Order, ports: Ports, head: LogHead) -> Planned:
     return make_plan(ports.connection, ports.store, ports.policy, order.target, head)
 
 
-def _carry_out(connection: Connection, plan: Plan, first_id: int | None = None) -> None:
-    """Change the tables as the plan says, and prove the balances."""
+def _carry_out(ports: Ports, planned: Planned, first_id: int | None = None) -> None:
+    """Change the tables as the plan says, and prove rows, states and balances.
+
+    What the deployment checks only at the commit is checked here, so that a prediction meets it.
+    """
+    connection, plan = ports.connection, planned.plan
     try:
         append_mirrors(connection, net=plan.net, first_id=first_id)
         restore_states(connection, plan.states)
-    except psycopg.IntegrityError as error:
+        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    except (psycopg.IntegrityError, psycopg.errors.RaiseException) as error:
         raise _unreachable(error) from None
+    require_restored(connection, ports.store, planned.target, planned.held)
     found = require_target_balances(connection)
     if found != plan.balances_sha256:
         raise _unproven(found, plan.balances_sha256)
@@ -194,15 +200,16 @@ def _stale(why: str) -> ApgmsError:
     )
 
 
-def _unreachable(error: psycopg.IntegrityError) -> ApgmsError:
+def _unreachable(error: psycopg.Error) -> ApgmsError:
     diagnosis = error.diag
+    rule = diagnosis.constraint_name or diagnosis.column_name
     return ApgmsError(
         "rollback.unreachable",
         "The target cannot be reached in this deployment; nothing was changed",
-        where=f"{diagnosis.table_name}, constraint {diagnosis.constraint_name}",
+        where=f"{diagnosis.table_name}, {rule}" if rule else str(diagnosis.context),
         why=f"{diagnosis.message_primary}: {diagnosis.message_detail or 'no detail'}",
         mend="choose a later target, which needs no such row, or correct the ledger with a"
-        " corrective release; the constraint is the deployment's and is not got around",
+        " corrective release; the rule is the deployment's and is not got around",
     )
 
 

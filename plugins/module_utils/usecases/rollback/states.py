@@ -19,6 +19,8 @@ from ..bundle.image import image_rows
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
+SHOWN = 10
+
 
 def planned_states(
     connection: Connection, store: ObjectStore, manifest: Manifest, held: Collection[Chain]
@@ -35,6 +37,27 @@ def planned_states(
             return tuple(state_changes(lines, image_rows(connection), held, fresh))
     except ValueError as error:
         raise _unusable(store, manifest, str(error)) from None
+
+
+def require_restored(
+    connection: Connection, store: ObjectStore, manifest: Manifest, held: Collection[Chain]
+) -> None:
+    """Prove that nothing is left to restore.
+
+    :raises ApgmsError: ``rollback.states_altered``
+    """
+    left = planned_states(connection, store, manifest, held)
+    if left:
+        raise ApgmsError(
+            "rollback.states_altered",
+            "Periods or tokens would not be the target's; nothing was changed",
+            where=", ".join(
+                f"{change.table} {change.id}: {', '.join(change.after)}" for change in left[:SHOWN]
+            ),
+            why="a trigger or rule of the deployment altered or dropped what was restored",
+            mend="have the database's owner name what alters updated rows: psql -c '\\d periods'"
+            " -c '\\d rpt_tokens' lists the triggers and rules",
+        )
 
 
 def restore_states(connection: Connection, changes: Iterable[StateChange]) -> None:

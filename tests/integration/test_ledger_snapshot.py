@@ -27,9 +27,6 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.archive import (
-    archived_rows,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
 )
@@ -340,26 +337,6 @@ def test_a_row_outside_the_log_is_not_taken_for_verified(
     assert caught.value.reason == "log.not_admitted"
 
 
-def test_deleted_rows_come_back_from_the_archive(stack: Stack, writer: LedgerWriter) -> None:
-    fill(stack, writer, 300)
-    stack.snapshot()
-    query = "SELECT to_jsonb(l)::text FROM owa_ledger l WHERE id IN (3, 290) ORDER BY id"
-    before = stack.execute(query)
-    stack.execute("DELETE FROM owa_ledger WHERE id IN (3, 290)")
-    found = archived_rows(stack.store, stack.policy, [3, 290, 999])
-    assert sorted(found) == [3, 290]
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        for row in found.values():
-            with connection.cursor().copy(
-                f"COPY owa_ledger ({', '.join(row.columns)}) FROM STDIN"  # type: ignore[arg-type]
-            ) as copy:
-                copy.write(row.line)
-    assert (
-        stack.execute("SELECT to_jsonb(l)::text FROM owa_ledger l WHERE id IN (3, 290)") == before
-    )
-    stack.snapshot(verify="full")
-
-
 def test_a_damaged_tile_and_a_damaged_segment_are_found(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 600)
     snapshot = stack.snapshot()
@@ -372,9 +349,6 @@ def test_a_damaged_tile_and_a_damaged_segment_are_found(stack: Stack, writer: Le
     [segment] = (log / "segment").iterdir()
     segment.write_bytes(segment.read_bytes().replace(b"\tGST\t", b"\tGSU\t", 1))
     assert refusal(stack, verify="full").reason == "log.segment_damaged"
-    with pytest.raises(ApgmsError) as caught:
-        archived_rows(stack.store, stack.policy, [3])
-    assert caught.value.reason == "log.segment_damaged"
 
 
 # --- two histories --------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""Signing keys of a stack: one port; a PEM file now, AWS KMS later."""
+"""Signing keys of a stack: one port, one adapter: a PEM file."""
 
 from __future__ import annotations
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 SCHEMA = "apgms.release/notice/1"
-TOPICS = ("release", "rollback", "incident")
-
 
 Webhooks = Mapping[str, Webhook | None]
 """Topic to address; None: its notices stay queued."""
@@ -70,7 +68,7 @@ def queue(connection: Connection, notice_id: str, topic: str, body: dict[str, An
     """Queue a notice inside the caller's open transaction; False where it was queued before.
 
     :param notice_id: names what is told, such as ``release/<manifest checksum>``
-    :param topic: one of :data:`TOPICS`
+    :param topic: ``release``, ``rollback`` or ``incident``
     :param body: has a canonical form; never secrets
     """
     document = canonical({"schema": SCHEMA, "notice_id": notice_id, "topic": topic, **body})

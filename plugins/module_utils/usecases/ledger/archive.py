@@ -3,36 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...domain.approval.policy import Policy
 from ...domain.ledger.extent import IdRange, compress, shown
-from ...domain.ledger.leaf import leaf_hashes, line, values
+from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
-from ...ports.object_store import ObjectStore, read
-from .log import LedgerLog, snapshot_ranges
+from ...ports.object_store import read
+from .log import LedgerLog
 from .rows import rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
-
-
-@dataclass(frozen=True)
-class ArchivedRow:
-    """A ledger row as the log admitted it, verified against its leaf."""
-
-    id: int
-    position: int
-    columns: tuple[str, ...]
-    line: bytes
-    """The row as COPY text, with its newline."""
-
-    @property
-    def values(self) -> dict[str, str | None]:
-        """The columns as text, in the form that their types print and read."""
-        return dict(zip(self.columns, values(self.line), strict=True))
 
 
 @dataclass(frozen=True)
@@ -47,29 +30,6 @@ class Segment:
         """Return the ledger id of each row."""
         column = self.columns.index("id")
         return [int(row.split(b"\t", column + 1)[column]) for row in self.lines]
-
-
-def archived_rows(
-    store: ObjectStore, policy: Policy, ids: Collection[int]
-) -> dict[int, ArchivedRow]:
-    """Return the archived rows with these ledger ids; an id that was never admitted is left out.
-
-    :raises ApgmsError: ``log.segment_damaged``
-    """
-    log = LedgerLog(store, policy)
-    wanted = set(ids)
-    found = {}
-    for snapshot in admitted_later(log, 0):
-        if not any(one.first <= each <= one.last for each in wanted
-                   for one in snapshot_ranges(snapshot)):  # fmt: skip
-            continue
-        for segment in segments(log, snapshot):
-            for offset, row_id in enumerate(segment.ids()):
-                if row_id in wanted:
-                    found[row_id] = ArchivedRow(
-                        row_id, segment.first + offset, segment.columns, segment.lines[offset]
-                    )
-    return found
 
 
 def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:

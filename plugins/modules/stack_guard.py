@@ -58,7 +58,9 @@ options:
     description: The release window as the inventory states it, 12 digits, YYYYMMDDHHMM.
     type: str
   rollback_target:
-    description: The rollback target as the inventory states it, a manifest checksum or at least its first 12 digits.
+    description:
+      - The rollback target as the inventory states it, a manifest checksum or at least its first 12
+        digits.
     type: str
   groups:
     description: The inventory groups of the host. The other stack's group among them is refused.

@@ -240,3 +240,29 @@ def test_a_run_that_everything_agrees_with_starts(site: Any) -> None:
     assert status == 0, said
     assert "prod release: SEED=0 SMOKE=0 DRY_RUN=0" in said
     assert "PROTO_KILL_SWITCH" not in said
+
+
+@pytest.mark.parametrize(
+    ("stack", "more"),
+    [("proto", ["apgms_rpt_signing_key", "apgms_aws_account"]), ("prod", ["apgms_aws_account"])],
+)
+def test_the_first_task_lists_all_that_the_inventory_leaves_empty(
+    stack: str, more: list[str]
+) -> None:
+    """Whatever group_vars of the checkout leaves empty is in one message."""
+    values = yaml.safe_load((ROOT / f"inventories/{stack}/group_vars/{stack}.yml").read_text())
+    empty = {name for name, value in values.items() if value in ("", [])}
+    assert empty >= {"apgms_audit_store", "apgms_periods", *more}
+    outside = {name: value for name, value in os.environ.items() if name not in OF_AN_OPERATOR}
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"), "-i", f"inventories/{stack}",
+            f"playbooks/{stack}_release.yml",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=outside,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "1 steps, changed=0" in done.stdout
+    assert {
+        name for name in values if f"{name}," in done.stdout or f"{name}." in done.stdout
+    } == empty

@@ -37,7 +37,9 @@ options:
     type: path
     required: true
   operator:
-    description: The operator's principal, whose own signatures do not count.
+    description:
+      - The operator's principal, whose own signatures do not count.
+      - Required for O(state=reopened).
     type: str
   release_window:
     description:
@@ -81,6 +83,7 @@ EXAMPLES = r"""
     policy: inventories/prod/policy.json
     statements: inventories/prod/statements
     source_revision: 6f1c0e6a9d0b4c7f8e5a3d2b1c0f9e8d7c6b5a49
+    operator: olivia
 """
 
 RETURN = r"""
@@ -234,7 +237,7 @@ def main() -> None:
             "object_store": {"type": "str"},
             "object_store_endpoint": {"type": "str"},
         },
-        required_if=[("state", "reopened", ["object_store", "source_revision"])],
+        required_if=[("state", "reopened", ["object_store", "source_revision", "operator"])],
     )
 
 

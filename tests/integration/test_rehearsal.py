@@ -140,6 +140,7 @@ def test_a_permit_for_something_else_does_not_count(
 
 def test_nobody_permits_himself(stack: Stack) -> None:
     permit(stack)
+    assert refusal(stack, operator="nobody").reason == "approval.unknown_operator"
     assert "one person" in str(refusal(stack, operator="auditor"))
 
 

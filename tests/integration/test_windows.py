@@ -373,6 +373,8 @@ def test_the_module_tells_the_window(database_url: str, desk: Desk, store: Folde
     refused = run_module("release_window", {**options, "release_window": "202601010000"})
     assert refused["reason"] == "window.over"
     reopen = {"state": "reopened", "source_revision": CORRECTED, "object_store": store.url}
+    assert "operator" in run_module("release_window", options | reopen)["msg"]
+    reopen["operator"] = "operator"
     nothing = run_module("release_window", options | reopen)
     assert not nothing["changed"]
     assert nothing["diff"]["before"] == nothing["diff"]["after"]

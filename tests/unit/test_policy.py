@@ -147,3 +147,26 @@ def test_quorum_counts_persons_and_wants_its_roles(keys: Keys) -> None:
 )
 def test_namespaces(kind: str, stack: str, name: str) -> None:
     assert namespace(kind, stack) == name
+
+
+@pytest.mark.parametrize(
+    "person",
+    [
+        "olivia  OPERATOR", "\uff2flivia Operator", "\u041elivia Operator", "0livia Operator",
+        "Ol\u0456via Operator", "Olivia\u200b Operator", "OIivia Operator", "\u039flivia Operator",
+    ],
+)  # fmt: skip
+def test_a_person_is_one_whatever_letters_the_name_is_written_with(keys: Keys, person: str) -> None:
+    document = policy_document(keys)
+    document["signers"]["approver"]["person"] = person
+    policy = parse_policy(canonical(document), "policy.json")
+    assert policy.signers["approver"].person_key == policy.signers["operator"].person_key
+
+
+def test_other_names_are_other_persons(keys: Keys) -> None:
+    document = policy_document(keys)
+    names = ("\u041e\u043b\u044c\u0433\u0430", "Oliver Operator", "\u674e\u5a1c")
+    for principal, person in zip(document["signers"], names, strict=True):
+        document["signers"][principal]["person"] = person
+    policy = parse_policy(canonical(document), "policy.json")
+    assert len({signer.person_key for signer in policy.signers.values()}) == 3

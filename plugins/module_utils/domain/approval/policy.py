@@ -64,8 +64,10 @@ class Signer:
 
     @property
     def person_key(self) -> str:
-        """The person's name, the same for every way of writing it."""
-        return " ".join(unicodedata.normalize("NFKC", self.person).casefold().split())
+        """The person's name, the same for every way of writing it, with lookalike letters too."""
+        name = unicodedata.normalize("NFKC", self.person).casefold()
+        visible = "".join(char for char in name if unicodedata.category(char) != "Cf")
+        return " ".join(visible.translate(_LOOKALIKES).split())
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ class Policy:
     prototype_minutes: int
 
 
+_LOOKALIKES = str.maketrans(
+    "\u0430\u0435\u0441\u043e\u0440\u0445\u0443\u0456\u0458\u0455"
+    "\u04bb\u0501\u04cf\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
+    "l1|0",
+    "aecopxyijshdiqwbkmhtabezhikmnoptyxiiio",
+)
+"""Cyrillic, Greek and ASCII characters to the Latin letter that a reader takes them for."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]+-----END PUBLIC KEY-----\n")
 _RAW_KEY = re.compile(r"[A-Za-z0-9+/]{43}=")

@@ -60,7 +60,7 @@ class _Question:
         require_signed(self.policy, signed, self.now)
 
     def _require_other_person(self, signed: Signed) -> None:
-        if self.operator is None or self.operator not in self.policy.signers:
+        if self.operator is None:
             return
         signers = self.policy.signers
         if signers[signed.statement.signer].person_key == signers[self.operator].person_key:
@@ -140,8 +140,10 @@ def require_statement(
     Nothing is consumed: the caller does that with :func:`consume`, in the effect's transaction.
 
     :param operator: the principal who asks for it; his own signature does not count
-    :raises ApgmsError: ``approval.waiting`` with ``refusals``
+    :raises ApgmsError: ``approval.waiting`` with ``refusals``; ``approval.unknown_operator``
     """
+    if operator is not None and operator not in policy.signers:
+        raise _unknown_operator(f"the policy has no signer {operator!r}")
     found, unreadable = read_statements(statements_dir)
     used = _used(connection, found)
     review = _review(found, _Question(policy, kind, subject, now, operator, used))
@@ -260,10 +262,14 @@ def _require_release(manifest: Manifest, policy: Policy) -> None:
 def _require_operator(policy: Policy, operator: str) -> None:
     signer = policy.signers.get(operator)
     if signer is None or "intent" not in signer.kinds:
-        raise ApgmsError(
-            "approval.unknown_operator",
-            "The operator may not release",
-            where="apgms_operator",
-            why=f"the policy lets no signer {operator!r} sign intents",
-            mend="set apgms_operator to an operator of the policy",
-        )
+        raise _unknown_operator(f"the policy lets no signer {operator!r} sign intents")
+
+
+def _unknown_operator(why: str) -> ApgmsError:
+    return ApgmsError(
+        "approval.unknown_operator",
+        "The operator is none of this policy",
+        where="apgms_operator",
+        why=why,
+        mend="set apgms_operator to an operator of the policy",
+    )

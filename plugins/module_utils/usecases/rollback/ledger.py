@@ -18,6 +18,7 @@ from ...domain.ledger.mirror import Mirror, MirrorRow, Original, mirrors
 from ...domain.release.rollback_plan import ChainChange, balances_digest
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
+from ...ports.database import whole_tables
 from ..release.effects import payout_uuid
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def prepare(connection: Connection, origin: str, target_tree_size: int) -> None:
     kept = connection.execute(_KEPT, {"origin": origin, "size": target_tree_size}).fetchone()
     literal = sql.Literal(kept[0] if kept else "{}")
     connection.execute("SELECT set_config('work_mem', %s, true)", [WORK_MEM])
-    for statement in (_DROP, _ORIGINALS, _STANDING, _CHAINS, "ANALYZE rollback_original"):
+    for statement in (_DROP, _ORIGINALS, _STANDING, _CHAINS, *_ANALYZE):
         connection.execute(sql.SQL(statement).format(kept=literal))
 
 
@@ -73,9 +74,10 @@ def keep_payouts(connection: Connection, standing: Sequence[str]) -> tuple[int, 
 
     :param standing: manifest checksums of the target and of the releases before it
     """
-    payloads = connection.execute(_PAID_SINCE, [list(standing)])
-    uuids = [payout_uuid(payload_sha256) for (payload_sha256,) in payloads]
-    kept = connection.execute(_KEEP, {"uuids": uuids}).fetchone() or (0, 0)
+    with whole_tables(connection):
+        payloads = connection.execute(_PAID_SINCE, [list(standing)])
+        uuids = [payout_uuid(payload_sha256) for (payload_sha256,) in payloads]
+        kept = connection.execute(_KEEP, {"uuids": uuids}).fetchone() or (0, 0)
     return int(kept[0]), int(kept[1])
 
 
@@ -130,10 +132,10 @@ def append_mirrors(connection: Connection, *, net: bool, first_id: int | None = 
         cursor.execute(_TO_MIRROR)
         found = mirrors((Original(*row) for row in cursor), net=net)
         while chunk := list(islice(found, ROWS_AT_ONCE)):
-            rows = [mirror.row for mirror in chunk]
-            _copy_rows(connection, rows, first_id)
+            lines = [line(_texts(mirror.row)) for mirror in chunk]
+            _copy_rows(connection, lines, first_id)
             _copy_mapping(connection, chunk)
-            written.update(b"".join(line(_texts(row)) for row in rows))
+            written.update(b"".join(lines))
             first_id = None if first_id is None else first_id + len(chunk)
     if _digest_after(connection, last_id) != written.digest():
         raise _altered()
@@ -181,15 +183,14 @@ def _require_sums(connection: Connection) -> None:
         )
 
 
-def _copy_rows(connection: Connection, rows: list[MirrorRow], first_id: int | None) -> None:
+def _copy_rows(connection: Connection, lines: list[bytes], first_id: int | None) -> None:
+    """Append rows, each a line of COPY's text format without its id."""
     names = [*MirrorRow._fields, *([] if first_id is None else ["id"])]
     copy = sql.SQL("COPY owa_ledger ({}) FROM STDIN").format(
         sql.SQL(", ").join(map(sql.Identifier, names))
     )
-    lines = (
-        line(_texts(row if first_id is None else (*row, first_id + offset)))
-        for offset, row in enumerate(rows)
-    )
+    if first_id is not None:
+        lines = [b"%b\t%d\n" % (row[:-1], first_id + offset) for offset, row in enumerate(lines)]
     with connection.cursor().copy(copy) as ledger:
         ledger.write(b"".join(lines))
 
@@ -242,6 +243,7 @@ _DROP = (
     "DROP TABLE IF EXISTS pg_temp.rollback_original, pg_temp.rollback_standing,"
     " pg_temp.rollback_chain, pg_temp.rollback_now"
 )
+_ANALYZE = ("ANALYZE rollback_original", "ANALYZE rollback_chain")
 _ORIGINALS = """
 CREATE TEMP TABLE rollback_original ON COMMIT DROP AS
 SELECT id, abn, tax_type, period_id, transfer_uuid, amount_cents FROM owa_ledger l

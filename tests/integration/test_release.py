@@ -30,6 +30,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     OverlayStore,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts import progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.lease import current
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
@@ -107,6 +108,17 @@ def assert_untouched(stack: Stack) -> None:
 
 
 class TestAcknowledged:
+    def test_its_long_steps_say_how_far_they_are(
+        self, stack: Stack, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
+        lines: list[str] = []
+        with stack.connection() as connection:
+            release.release(stack.order(manifest), stack.ports(connection, say=lines.append))
+        begun = [line.partition(":")[0] for line in lines]
+        assert {"Intent", "Verifying ledger rows", "Sending", "Recording the receipt"} < {*begun}
+        assert begun.count("Working out payouts") == 2  # rehearsed, then recorded
+
     def test_a_further_run_changes_nothing(self, stack: Stack, manifest: Manifest) -> None:
         first = stack.release(manifest)
         assert (first.before, first.after.state) == (None, "ACKNOWLEDGED")

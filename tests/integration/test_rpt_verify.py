@@ -25,6 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.rpt_verify import (
     RptVerdict,
     candidate_periods,
@@ -89,6 +90,15 @@ def test_a_loaded_ledger_is_fit_in_the_order_of_a_bundle(
     assert row is not None
     assert verdict.amount_cents == row[0]
     assert candidate_periods(connection) == ["2025-09"]
+
+
+def test_it_says_what_it_reads(connection: Connection, policy: Policy) -> None:
+    lines: list[str] = []
+    verify_rows(connection, policy, datetime.now(UTC), "r1", progress=Progress(lines.append))
+    assert lines[:2] == [
+        "Verify: the ledger rows of what is ready",
+        f"Verify: reading {ROWS} RPTs",
+    ]
 
 
 SECOND = (

@@ -16,7 +16,7 @@ from ...errors import ApgmsError
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
 from ...ports.signer import Signer
-from ..acts.progress import Progress
+from ..acts.progress import Progress, say_into
 from ..acts.steps import Steps
 from ..rates import newest_kept
 from .rpt_verify import LIMIT, RptVerdict
@@ -64,7 +64,7 @@ class Ports:
     log_signer: Signer
     clock: Clock
     steps: Steps = field(default_factory=Steps)
-    progress: Progress | None = None
+    progress: Progress = field(default_factory=lambda: Progress(say_into(None)))
 
 
 def approved_catalog(order: Order, period_ids: list[str]) -> Catalog:

@@ -166,6 +166,7 @@ def _build(order: Order, ports: Ports, staging: Path, permit: list[Signed]) -> B
     frozen = _frozen(ports.connection, submission_id)
     if frozen:
         return _resume(order, ports, frozen, rows.verdict)
+    ports.progress.say("Bundle: taking the ledger snapshot")
     snapshot = take_snapshot(
         ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock
     )
@@ -173,6 +174,7 @@ def _build(order: Order, ports: Ports, staging: Path, permit: list[Signed]) -> B
     site = apply_site_rules(order.site_rules, manifest.document(), SITE_RULES)
     if not all(one.holds for one in site):
         return Bundle(None, rows.verdict, site)
+    ports.progress.say("Bundle: storing and freezing it")
     write_files(staging, _ledger_files(snapshot) | _rates_files(catalog))
     write_files(staging, _signed(manifest, rows.verdict, ports.manifest_signer))
     if not _freeze(ports, staging, manifest, permit):
@@ -195,6 +197,7 @@ def _verified(order: Order, ports: Ports, staging: Path, catalog: Catalog) -> _R
             progress=ports.progress,
         )
         writer.close()
+        ports.progress.say("Bundle: writing the image of periods and tokens")
         with (staging / "image.jsonl").open("wb") as out:
             image_sha256 = write_image(ports.connection, out)
     return _Rows(verdict, writer, image_sha256, now)

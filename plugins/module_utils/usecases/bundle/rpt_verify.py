@@ -15,7 +15,7 @@ from ...domain.tax.rpt import USABLE, Checked, Period, Rules, Token, check, load
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
 from ...ports.database import columns, whole_tables
-from ..acts.progress import Progress
+from ..acts.progress import Progress, say_into
 from ..ledger.chains import deviating_rows
 
 if TYPE_CHECKING:
@@ -141,11 +141,15 @@ def verify_rows(
     verdict.left_out = _left_out(connection)
     verdict.without_token = _without_token(connection)
     expected = _ready(connection)
-    for token, period in _candidates(connection, present, _deviations(connection)):
+    progress = progress or Progress(say_into(None))
+    progress.say("Verify: the ledger rows of what is ready")
+    deviations = _deviations(connection)
+    progress.say(f"Verify: reading {expected:,} RPTs")
+    progress.begin()
+    for token, period in _candidates(connection, present, deviations):
         checked = check(token, period, rules)
         _count(verdict, checked, limit)
-        if progress is not None:
-            progress.done("Verify", verdict.total, expected, "RPTs")
+        progress.done("Verify", verdict.total, expected, "RPTs")
         if sink is not None and not checked.findings:
             sink(checked)
     return verdict

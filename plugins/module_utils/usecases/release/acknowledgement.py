@@ -192,7 +192,7 @@ def _acknowledge(context: Context, release: Release, receipt: Receipt, document:
         return {
             **kept,
             **_figures(receipt),
-            **release_effects.apply(context.connection, release, said),
+            **release_effects.apply(context.connection, release, said, context.progress),
         }
 
     why = f"receipt {receipt.receipt_id}: {receipt.outcome}"

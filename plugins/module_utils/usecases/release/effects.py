@@ -18,6 +18,7 @@ from ...errors import ApgmsError
 from ...libraries import psycopg, sql
 from ...ports.database import columns, rehearsal, whole_tables
 from ..acts import audit_log
+from ..acts.progress import Progress
 from .records import Release
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Acknowledged:
     at: datetime
 
 
-def apply(connection: Connection, release: Release, acknowledged: Acknowledged) -> dict[str, Any]:
+def apply(
+    connection: Connection, release: Release, acknowledged: Acknowledged, progress: Progress
+) -> dict[str, Any]:
     """Apply the outcome of the release's claims inside an open transaction; return its figures.
 
     :raises ApgmsError: ``database.missing_table``
@@ -45,7 +48,7 @@ def apply(connection: Connection, release: Release, acknowledged: Acknowledged) 
     manifest = release.manifest_sha256
     connection.execute("LOCK TABLE owa_ledger IN SHARE ROW EXCLUSIVE MODE")
     with whole_tables(connection):
-        paid = _pay_out(connection, manifest, acknowledged)
+        paid = _pay_out(connection, manifest, acknowledged, progress)
         released = connection.execute(_RELEASE_PERIODS, [manifest]).rowcount
         consumed = connection.execute(_CONSUME_TOKENS, [manifest]).rowcount
     figures = {"payouts": paid, "periods_released": released, "tokens_consumed": consumed}
@@ -65,7 +68,7 @@ def payout_uuid(payload_sha256: str) -> str:
     return str(uuid.uuid5(PAYOUTS, payload_sha256))
 
 
-def rehearse(connection: Connection, at: datetime, release: Release) -> None:
+def rehearse(connection: Connection, at: datetime, release: Release, progress: Progress) -> None:
     """Inside an open transaction: refuse where full acceptance could not be recorded afterwards.
 
     A deployment may allow one negative row a period, or only some states: better known before a
@@ -79,7 +82,8 @@ def rehearse(connection: Connection, at: datetime, release: Release) -> None:
                 "UPDATE apgms_release.claim SET outcome = 'accepted' WHERE manifest_sha256 = %s",
                 [release.manifest_sha256],
             )
-            figures = apply(connection, release, Acknowledged("rehearsal", "0" * 64, at))
+            rehearsed = Acknowledged("rehearsal", "0" * 64, at)
+            figures = apply(connection, release, rehearsed, progress)
     except psycopg.IntegrityError as error:
         raise _unrecordable(release, " ".join(str(error).split())) from None
     if len(set(figures.values())) != 1:
@@ -109,7 +113,9 @@ WHERE c.manifest_sha256 = %s AND c.outcome = 'accepted' ORDER BY c.rpt_id
 """
 
 
-def _pay_out(connection: Connection, manifest_sha256: str, acknowledged: Acknowledged) -> int:
+def _pay_out(
+    connection: Connection, manifest_sha256: str, acknowledged: Acknowledged, progress: Progress
+) -> int:
     present = columns(connection, "owa_ledger")
     names = [*_ALWAYS, *(name for name in _WHERE_PRESENT if name in present)]
     copy = sql.SQL("COPY owa_ledger ({}) FROM STDIN").format(
@@ -117,7 +123,10 @@ def _pay_out(connection: Connection, manifest_sha256: str, acknowledged: Acknowl
     )
     release_uuid = str(uuid.uuid5(PAYOUTS, manifest_sha256))
     paid = 0
+    total = _accepted(connection, manifest_sha256)
+    progress.begin()
     with connection.cursor("apgms_payouts") as claims:
+        claims.itersize = ROWS_AT_ONCE
         claims.execute(_LAST_ROWS, [manifest_sha256])
         rows = (_payout(row, acknowledged, release_uuid) for row in claims)
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
@@ -125,7 +134,17 @@ def _pay_out(connection: Connection, manifest_sha256: str, acknowledged: Acknowl
                 for payout in chunk:
                     ledger.write_row([payout[name] for name in names])
             paid += len(chunk)
+            progress.done("Working out payouts", paid, total, "RPTs")
     return paid
+
+
+def _accepted(connection: Connection, manifest_sha256: str) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM apgms_release.claim"
+        " WHERE manifest_sha256 = %s AND outcome = 'accepted'",
+        [manifest_sha256],
+    ).fetchone()
+    return row[0] if row else 0
 
 
 _ALWAYS = (

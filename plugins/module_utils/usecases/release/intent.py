@@ -87,7 +87,7 @@ def intend(context: Context, manifest: Manifest, body: Body) -> Release:
             say("Intent: verifying the ledger rows of their periods")
             require_ledger(context, manifest)
             say("Intent: rehearsing how the receipt will be recorded")
-            rehearse(context.connection, context.clock.now(), release)
+            rehearse(context.connection, context.clock.now(), release, context.progress)
             said = {
                 **_said(manifest, release, body),
                 "window": {"id": window.id, "name": window.name},

@@ -97,7 +97,7 @@ sanity: dev                     ## ansible-test sanity on a staged copy
 molecule: dev                   ## every role's scenario, two at a time; ONLY=<role> for one
 	.ci/molecule $(ONLY)
 
-bench: dev                      ## measure; ONLY=snapshot|rpt|flow|gateway|rollback|evidence|fleet, ROWS=
+bench: dev                      ## measure; ONLY=snapshot|seed|rpt|flow|gateway|rollback|evidence|fleet, ROWS=
 	$(PY) -m tests.bench --only "$(ONLY)" --rows "$(ROWS)"
 
 faults: dev                     ## crash points and seeded fault schedules; SEEDS=

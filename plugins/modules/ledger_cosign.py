@@ -27,6 +27,7 @@ options:
     type: path
     required: true
 extends_documentation_fragment:
+  - apgms.release.stack
   - apgms.release.object_store
   - apgms.release.policy
 """
@@ -34,6 +35,7 @@ extends_documentation_fragment:
 EXAMPLES = r"""
 - name: Confirm the ledger checkpoint
   apgms.release.ledger_cosign:
+    stack: prod
     object_store: s3://apgms-prod-evidence
     policy: policy.json
     cosign_key: ~/audit-cosign.pem
@@ -62,21 +64,20 @@ rebuilt_rows:
   type: int
 """
 
-from pathlib import Path
-
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     OBJECT_STORE_SPEC,
     POLICY_SPEC,
+    STACK_SPEC,
     Call,
     Outcome,
     open_store,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
-    parse_policy,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
+    read_policy,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
 
 
@@ -84,7 +85,7 @@ def act(call: Call) -> Outcome:
     options = call.options
     done = cosign(
         open_store(call),
-        parse_policy(Path(options["policy"]).read_bytes(), options["policy"]),
+        read_policy(options["policy"], options["stack"]),
         open_signer(options["cosign_key"], "ed25519"),
         SystemClock(),
     )
@@ -107,6 +108,7 @@ def main() -> None:
     run_module(
         act,
         {
+            **STACK_SPEC,
             **OBJECT_STORE_SPEC,
             **POLICY_SPEC,
             "cosign_key": {"type": "path", "required": True, "no_log": False},

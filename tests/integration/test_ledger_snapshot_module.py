@@ -49,6 +49,7 @@ def cosign(stack: Stack, key: Path, *, check: bool = False) -> dict[str, Any]:
     return run_module(
         "ledger_cosign",
         {
+            "stack": "prod",
             "object_store": stack.store.url,
             "policy": str(stack.folder / "policy.json"),
             "cosign_key": str(key),

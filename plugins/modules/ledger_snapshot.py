@@ -61,6 +61,11 @@ options:
   operator:
     description: Principal of the operator. A statement signed by the operator does not count.
     type: str
+  progress_file:
+    description:
+      - File that progress is appended to, a line at a time.
+      - On the controller the task shows these lines itself while it runs, and this is not needed.
+    type: path
 extends_documentation_fragment:
   - apgms.release.stack
   - apgms.release.database
@@ -183,6 +188,10 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
+    Progress,
+    say_into,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
 )
@@ -215,6 +224,7 @@ def act(call: Call) -> Outcome:
         snapshot = take_snapshot(
             connection, store, signer, policy, clock,
             verify=options["verify"], wait_seconds=options["wait_seconds"],
+            progress=Progress(say_into(options["progress_file"])),
         )  # fmt: skip
         if options["manifest"]:
             require_manifest_head(store, policy, options["manifest"], snapshot.head)
@@ -244,6 +254,7 @@ def main() -> None:
             "restore": {"type": "bool", "default": False},
             "statements": {"type": "path"},
             "operator": {"type": "str"},
+            "progress_file": {"type": "path"},
         },
         required_if=[("restore", True, ["statements"])],
     )

@@ -150,8 +150,8 @@ def _not_valid(checked: sql.Composable, partition: sql.Composable) -> sql.Compos
               hash_after = encode(sha256(convert_to(
                   concat(prev_hash, bank_receipt_hash, balance_after_cents), 'UTF8')), 'hex')
               AND coalesce(prev_hash, '') = coalesce(before_hash, '')
-              AND CASE WHEN abs(amount_cents / 4) < 1::bigint << 60
-                        AND abs(coalesce(before_balance, 0) / 4) < 1::bigint << 60
+              AND CASE WHEN amount_cents BETWEEN -1::bigint << 61 AND 1::bigint << 61
+                        AND coalesce(before_balance, 0) BETWEEN -1::bigint << 61 AND 1::bigint << 61
                   THEN balance_after_cents = coalesce(before_balance, 0) + amount_cents
                   ELSE balance_after_cents
                        = coalesce(before_balance, 0)::numeric + amount_cents END

@@ -19,6 +19,7 @@ from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...ports.object_store import read
 from ..acts.background import background
+from ..acts.progress import Progress
 from .archive import admitted_later, compare_segment, differ, segment_damaged, segments
 from .log import LedgerLog, LogHead, tile_damaged
 from .records import admitted, column_epochs
@@ -36,7 +37,9 @@ class _Batch(NamedTuple):
     rows: list[bytes]
 
 
-def verify_history(connection: Connection, log: LedgerLog, head: LogHead) -> TreeBuilder:
+def verify_history(
+    connection: Connection, log: LedgerLog, head: LogHead, progress: Progress
+) -> TreeBuilder:
     """Verify the ledger, the tiles and the segments up to ``head``; return the tree's builder.
 
     :raises ApgmsError: ``log.rows_differ`` with the ids of the rows that are changed or missing,
@@ -44,11 +47,13 @@ def verify_history(connection: Connection, log: LedgerLog, head: LogHead) -> Tre
     """
     builder = TreeBuilder()
     damage: list[ApgmsError] = []
+    progress.begin()
     with background(1) as submit:
         for batch in _batches(connection, log, head):
             tiles = list(builder.append(leaf_hashes(batch.header, batch.rows)))
             submit(lambda batch=batch, tiles=tiles: damage.extend(  # type: ignore[misc]
                 _damage(log, batch, tiles)))  # fmt: skip
+            progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
     if builder.size != head.tree_size or builder.root() != head.root:
         raise _named(connection, log)
     if damage:

@@ -188,8 +188,25 @@ def copied(connection: Connection, names: Sequence[str], where: sql.Composable) 
     query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY id) TO STDOUT").format(
         sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(TABLE), where
     )
-    with connection.cursor().copy(query) as lines:
-        yield from map(bytes, lines)
+    with connection.cursor().copy(query) as copy:
+        yield from _lines(connection, copy)
+
+
+def _lines(connection: Connection, copy: Any) -> Iterator[bytes]:
+    """Yield the lines of a COPY; those that have arrived are taken from libpq without a wait.
+
+    psycopg's own loop waits, and costs twice as much a line.
+    """
+    link = connection.pgconn
+    size, line = link.get_copy_data(1)
+    while size >= 0:
+        if not size and not (line := copy.read()):
+            return
+        yield bytes(line)
+        size, line = link.get_copy_data(1)
+    for result in list(iter(link.get_result, None)):
+        if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
 
 
 def period_totals(connection: Connection, ranges: Iterable[IdRange]) -> list[PeriodTotal]:

@@ -27,6 +27,7 @@ from ...ports.clock import Clock
 from ...ports.object_store import ObjectConflict, ObjectStore
 from ...ports.signer import Signer, key_id
 from ..acts.background import background
+from ..acts.progress import Progress, say_into
 from .archive import admitted_later
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
@@ -182,12 +183,14 @@ def take_snapshot(
     *,
     verify: Verify = "incremental",
     wait_seconds: float = WAIT_SECONDS,
+    progress: Progress | None = None,
 ) -> Snapshot:
     """Admit the new ledger rows to the log, sign the new head, and return it.
 
     :param signer: the log's Ed25519 key, which the policy pins
     :param verify: ``full`` hashes and checks every row again, and proves the old root from them
     :param wait_seconds: how long to wait for transactions that are writing the ledger
+    :param progress: told how many rows are done
     :raises ApgmsError: ``log.wrong_key``, ``log.busy``, and what :func:`require_intact` and
         :func:`verify_history` raise
     """
@@ -196,7 +199,7 @@ def take_snapshot(
         log = LedgerLog(store, policy)
         head = _catch_up(connection, log)
         work = _work(connection, log, head, clock, wait_seconds)
-        return _take(connection, log, signer, work, verify)
+        return _take(connection, log, signer, work, verify, progress or Progress(say_into(None)))
 
 
 def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
@@ -228,18 +231,23 @@ def _work(
 
 
 def _take(
-    connection: Connection, log: LedgerLog, signer: Signer, work: _Work, verify: Verify
+    connection: Connection,
+    log: LedgerLog,
+    signer: Signer,
+    work: _Work,
+    verify: Verify,
+    progress: Progress,
 ) -> Snapshot:
     alone = not is_idle(connection)
     with one_view(connection):
         scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
-        with _chains_checked(connection, log, work, scope, alone) as checked:
+        with _chains_checked(connection, work, scope, alone, progress) as checked:
             if verify == "full":
-                builder = verify_history(connection, log, work.head)
+                builder = verify_history(connection, log, work.head, progress)
             else:
                 builder = log.builder(work.head.tree_size)
             if work.plan.ranges or not work.head.note:
-                head, document = _admit(connection, log, signer, work, builder)
+                head, document = _admit(connection, log, signer, work, builder, progress)
             else:
                 head, document = work.head, log.snapshot(work.head.tree_size)
         deviations = checked()
@@ -270,11 +278,13 @@ def _take(
 
 @contextlib.contextmanager
 def _chains_checked(
-    connection: Connection, log: LedgerLog, work: _Work, scope: Scope, alone: bool
+    connection: Connection, work: _Work, scope: Scope, alone: bool, progress: Progress
 ) -> Iterator[Callable[[], list[Deviation]]]:
     """Check the chains, beside what stands inside where that pays; yield the way to the result."""
     names = ledger_columns(connection)
     to_check = total(work.plan.ranges) + (work.head.tree_size if scope.after is None else 0)
+    if to_check >= ROWS_WORTH_A_CONNECTION:
+        progress.say(f"Checking the chains of {to_check:,} rows")
     if alone or to_check < ROWS_WORTH_A_CONNECTION:
         found = check_chains(connection, names, scope) if to_check else []
         yield lambda: found
@@ -285,7 +295,12 @@ def _chains_checked(
 
 
 def _admit(
-    connection: Connection, log: LedgerLog, signer: Signer, work: _Work, builder: TreeBuilder
+    connection: Connection,
+    log: LedgerLog,
+    signer: Signer,
+    work: _Work,
+    builder: TreeBuilder,
+    progress: Progress,
 ) -> tuple[LogHead, dict[str, Any]]:
     """Store the rows of the plan and the head that covers them."""
     size, plan = work.head.tree_size, work.plan
@@ -293,7 +308,7 @@ def _admit(
         log.put_plan(size, plan)
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
-    segments = _store_rows(connection, log, plan, builder, namespaces)
+    segments = _store_rows(connection, log, plan, builder, namespaces, progress)
     checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
     document = {
         "schema": SNAPSHOT_SCHEMA,
@@ -319,10 +334,13 @@ def _store_rows(
     plan: Plan,
     builder: TreeBuilder,
     namespaces: Namespaces,
+    progress: Progress,
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
     header = line(plan.columns)
     segments = []
+    before, count = builder.size, total(plan.ranges)
+    progress.begin()
     source = rows(connection, plan.columns, plan.ranges)
     with contextlib.closing(source), background(STORING_THREADS) as submit:
         for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
@@ -334,6 +352,7 @@ def _store_rows(
             objects = [(key, b"".join([header, *batch])), *tiles]
             submit(partial(log.store.put_many, objects))
             segments.append((first, builder.size))
+            progress.done("Admitting ledger rows", builder.size - before, count, "rows")
     log.store.put_many(log.tile_objects(builder.edge()))
     return segments
 

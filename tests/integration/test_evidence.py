@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -225,6 +226,28 @@ def test_links_hold_even_against_the_holder_of_the_manifest_key(
     done = verify(unpacked)
     assert done.returncode == 1
     assert f"FAIL {name}: " in done.stdout, done.stdout
+
+
+def test_a_policy_that_is_none_is_named(run: Run, unpacked: Path) -> None:
+    (unpacked / "policy.json").write_text("[]")
+    reseal(run, unpacked)
+    assert "FAIL policy.json: " in verify(unpacked).stdout
+
+
+def test_an_archive_costs_few_processes(unpacked: Path, tmp_path: Path) -> None:
+    """Starting jq is what verification spends its time on: twice, however many files there are."""
+    tools = tmp_path / "counted"
+    tools.mkdir()
+    (tools / "jq").write_text(f'#!/bin/sh\necho >>{tools}/runs\nexec {shutil.which("jq")} "$@"\n')
+    (tools / "jq").chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(SCRIPT), str(unpacked)],
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (tools / "runs").read_text() == "\n" * 2
 
 
 def test_a_token_that_its_issuer_did_not_sign(run: Run, unpacked: Path) -> None:

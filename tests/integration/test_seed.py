@@ -273,6 +273,20 @@ def test_the_kill_switch_stops_a_seed_and_not_the_comparison_of_one(
     assert seed(connection).before == seeded.after
 
 
+def test_the_database_of_prod_is_not_seeded_under_another_name(
+    connection: psycopg.Connection[Any],
+) -> None:
+    migrate(connection)
+    connection.execute(
+        "INSERT INTO apgms_release.policy (stack, version, sha256, document, signers)"
+        " VALUES ('prod', 1, 'ab', '', '{auditor}')"
+    )
+    with pytest.raises(ApgmsError, match="database of prod") as caught:
+        seed(connection)
+    assert caught.value.reason == "seed.stack"
+    assert not any(dump_of_ledger(connection))
+
+
 def test_the_kill_switch_of_the_environment_stops_a_seed(
     connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def seed_ledger(
     if occupied:
         _require_this_seed(connection, plan, sign, tell)
         return Seeded(plan.issued_at, before, before)
+    _require_own_database(connection)
     kill_switch.require_off(connection, request.stack)
     if check_mode:
         added = count_rows(plan, sign, tell)
@@ -105,6 +106,24 @@ def require_proto(stack: str) -> None:
             where=f"stack: {stack}",
             why="synthetic rows must never stand among real ones",
             mend="ansible-playbook -i inventories/proto playbooks/proto_release.yml",
+        )
+
+
+def _require_own_database(connection: Connection) -> None:
+    """Refuse the database of prod, whatever the inventory calls the stack.
+
+    :raises ApgmsError: ``seed.stack``
+    """
+    table = connection.execute("SELECT to_regclass('apgms_release.policy')").fetchone()
+    if table is None or table[0] is None:
+        return
+    if connection.execute("SELECT 1 FROM apgms_release.policy WHERE stack = 'prod'").fetchone():
+        raise ApgmsError(
+            "seed.stack",
+            "This is the database of prod",
+            where=f"database {connection.info.dbname}",
+            why="the policy of prod is pinned in it; synthetic rows must never stand among real ones",
+            mend="set apgms_database_url to the database of proto",
         )
 
 

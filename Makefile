@@ -30,7 +30,7 @@ ledger-snapshot: stack setup    ## snapshot the ledger, print the hash summary
 release: stack setup            ## submit to the gateway and watch until acknowledged
 	$(PLAY) playbooks/release.yml
 rollback: stack setup           ## roll back to TARGET=<manifest checksum>
-	ROLLBACK_TARGET=$(TARGET) $(PLAY) playbooks/rollback.yml
+	ROLLBACK_TARGET='$(or $(TARGET),$(ROLLBACK_TARGET))' $(PLAY) playbooks/rollback.yml
 handover: stack setup           ## hand over to the auditors
 	$(PLAY) playbooks/handover.yml
 

@@ -175,7 +175,7 @@ class Demo:
         once = count["rows_accepted_more_than_once"] == 0
         if count["accepted_submissions"] != expected or not once:
             raise DemoError(f"the gateway accepted {count}, not {expected} submissions once each")
-        return f"the gateway accepted {expected} submissions, and no RPT twice"
+        return f"accepted {expected} submissions, and no RPT twice"
 
     def unpack(self, name: str, manifest: str, *, stack: str) -> None:
         """Unpack what the auditors received of a run, and verify it as they do."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,14 +84,13 @@ class Outcome:
 @contextmanager
 def open_database(call: Call, purpose: str) -> Iterator[Connection]:
     """Yield a connection to the stack's database; in check mode all writes are rolled back."""
-    options = call.options
-    with (
-        connect(
-            options["database_url"], options["database_password"], purpose=purpose
-        ) as connection,
-        rehearsal(connection) if call.check_mode else nullcontext(),
-    ):
-        yield connection
+    url, password = call.options["database_url"], call.options["database_password"]
+    with connect(url, password, purpose=purpose) as connection:
+        if call.check_mode:
+            with rehearsal(connection):
+                yield connection
+        else:
+            yield connection
 
 
 def open_store(call: Call) -> ObjectStore:

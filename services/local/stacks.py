@@ -175,7 +175,15 @@ def _alive(process: dict[str, Any] | None) -> bool:
 def _end(pid: int) -> None:
     os.kill(pid, signal.SIGTERM)
     for _attempt in range(100):
-        if not _alive({"pid": pid}):
+        if _ended(pid):
             return
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
+
+
+def _ended(pid: int) -> bool:
+    """Return whether a process is gone; one that this process started is reaped by it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return not _alive({"pid": pid})

@@ -227,7 +227,7 @@ def test_the_evidence_holds_approvals_receipt_and_journal(
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "state ACKNOWLEDGED, archive 1 after null" in done.stdout
+    assert "release, state ACKNOWLEDGED, archive 1;" in done.stdout
 
 
 def test_a_release_is_not_sealed_before_the_authority_has_answered(

@@ -94,7 +94,7 @@ lint: dev                       ## ruff, mypy, yamllint, ansible-lint, shellchec
 sanity: dev                     ## ansible-test sanity on a staged copy
 	.ci/sanity
 
-molecule: dev                   ## every role's scenario, two at a time; ONLY=<role> for one
+molecule: dev                   ## every role's scenario; ONLY=<role> for one
 	.ci/molecule $(ONLY)
 
 bench: dev                      ## measure; ONLY=snapshot|seed|rpt|flow|gateway|rollback|evidence|fleet, ROWS=

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Optional
 
 from ..formats.canonical import canonical, parse_canonical, sha256_hex
 from ..formats.shape import HEX_SHA256, STACK, TEXT, require_shape
@@ -34,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
 SINGLE_USE = frozenset(SUBJECTS) - {"prototype", "override"}
 NEEDS_REASON = frozenset({"rehearsal", "override", "rollback", "lock_break", "restore"})
 
-Subject: TypeAlias = "Mapping[str, str | None]"
+Subject = Mapping[str, Optional[str]]  # noqa: UP045 - ansible-test reads it as older Python
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ releasable again: where the image would make it so, today's row stands.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Optional
 
 from ..ledger.chain import Chain
 from .image import ImageRow, parse_image
@@ -27,7 +27,7 @@ FRESH_COLUMNS = (
 )
 """What a period that starts afresh gets the column defaults of; basis and thresholds stay."""
 
-Columns: TypeAlias = "dict[str, str | None]"
+Columns = dict[str, Optional[str]]  # noqa: UP045 - ansible-test reads it as older Python
 
 
 class StateChange(NamedTuple):

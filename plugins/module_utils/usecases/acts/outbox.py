@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from ...domain.formats.canonical import canonical
 from ...ports.database import rehearsal
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "apgms.release/notice/1"
 
-Webhooks: TypeAlias = "Mapping[str, Webhook | None]"
+Webhooks = Mapping[str, Optional[Webhook]]  # noqa: UP045 - ansible-test reads it as older Python
 """Topic to address; None: its notices stay queued."""
 
 

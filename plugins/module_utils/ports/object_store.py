@@ -7,16 +7,19 @@ One port, two adapters: a folder (``file:///path``) and S3 (``s3://bucket/prefix
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import io
+import mmap
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..errors import ApgmsError
@@ -26,8 +29,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
-PUTS_AT_ONCE = 8
-SYNCED_AT_ONCE = 256
+BLOCK_BYTES = 1 << 12
+REQUESTS_AT_ONCE = 8
+FILES_AT_ONCE = 256
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class ObjectMissing(ApgmsError):
@@ -74,6 +81,12 @@ class ObjectStore(Protocol):
         """Return a stream of the object's bytes.
 
         :raises ObjectMissing: where there is none
+        """
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        """Yield whole small objects in the order of ``keys``, some of them fetched ahead.
+
+        :raises ObjectMissing: where one is not there
         """
 
     def keys(self, prefix: str) -> Iterator[str]:
@@ -139,7 +152,7 @@ class FolderStore:
         rest = iter(objects)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            while batch := list(islice(rest, SYNCED_AT_ONCE)):
+            while batch := list(islice(rest, FILES_AT_ONCE)):
                 with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
                     _write_synced(scratch, [data for _key, data in batch])
                     self._name_all(scratch, [key for key, _data in batch])
@@ -148,11 +161,22 @@ class FolderStore:
 
     def open(self, key: str) -> IO[bytes]:
         try:
-            return self._path(key).open("rb")
+            stream = self._path(key).open("rb")
         except FileNotFoundError:
             raise ObjectMissing(self.url, key) from None
         except OSError as error:
             raise _unreachable(self.url, error) from error
+        if os.fstat(stream.fileno()).st_size < CHUNK_BYTES:
+            _fetch_ahead(stream)
+            return stream
+        return io.BufferedReader(_PastTheCache(stream), CHUNK_BYTES)
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        rest = iter(keys)
+        while batch := list(islice(rest, FILES_AT_ONCE)):
+            with contextlib.ExitStack() as stack:
+                streams = [stack.enter_context(self.open(key)) for key in batch]
+                yield from (stream.read() for stream in streams)
 
     def keys(self, prefix: str) -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]
@@ -184,6 +208,50 @@ class FolderStore:
             if stream_digest(stored) != _digest(data):
                 raise ObjectConflict(self.url, key)
         return False
+
+
+class _PastTheCache(io.RawIOBase):
+    """A large file, read once from beginning to end, a chunk ahead, into page-aligned memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = os.fstat(file.fileno()).st_size
+        self._data = memoryview(b"")
+        self._free = [mmap.mmap(-1, CHUNK_BYTES), mmap.mmap(-1, CHUNK_BYTES)]
+        _set_direct(file.fileno(), direct=True)
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead = self._reader.submit(self._read_chunk)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        if not self._data and self._left:
+            self._data = self._ahead.result()
+            self._left -= len(self._data)
+            self._ahead = self._reader.submit(self._read_chunk)
+        part = self._data[: len(target)]
+        target[: len(part)] = part
+        self._data = self._data[len(part) :]
+        return len(part)
+
+    def close(self) -> None:
+        self._reader.shutdown()
+        self._file.close()
+        super().close()
+
+    def _read_chunk(self) -> memoryview:
+        """Read into the memory that was used the time before last."""
+        memory = self._free[0]
+        self._free.reverse()
+        descriptor = self._file.fileno()
+        try:
+            count = os.readv(descriptor, [memory])
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _set_direct(descriptor, direct=False):
+                raise
+            count = os.readv(descriptor, [memory])
+        return memoryview(memory)[:count]
 
 
 class S3Store:
@@ -218,14 +286,7 @@ class S3Store:
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         self._client  # noqa: B018 - made before threads share it
-        pending: deque[Future[bool]] = deque()
-        with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
-            for key, data in objects:
-                if len(pending) == PUTS_AT_ONCE:
-                    pending.popleft().result()
-                pending.append(pool.submit(self.put_new, key, data))
-            for put in pending:
-                put.result()
+        deque(_at_once(lambda new: self.put_new(*new), objects), maxlen=0)
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -237,6 +298,10 @@ class S3Store:
         except botocore.exceptions.BotoCoreError as error:
             raise _unreachable(self.url, error) from error
         return cast("IO[bytes]", io.BufferedReader(_S3Body(answer["Body"], self.url), CHUNK_BYTES))
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        self._client  # noqa: B018 - made before threads share it
+        return _at_once(lambda key: read(self, key), keys)
 
     def keys(self, prefix: str) -> Iterator[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -309,9 +374,24 @@ class OverlayStore:
         self._spool.seek(place)
         return io.BytesIO(self._spool.read(length))
 
+    def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        return (read(self, key) for key in keys)
+
     def keys(self, prefix: str) -> Iterator[str]:
         mine = (key for key in self._places if key.startswith(prefix))
         yield from sorted({*self._store.keys(prefix), *mine})
+
+
+def _at_once(action: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
+    """Yield what an action returns for each item, in their order, with a few under way."""
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        for item in items:
+            if len(pending) == REQUESTS_AT_ONCE:
+                yield pending.popleft().result()
+            pending.append(pool.submit(action, item))
+        while pending:
+            yield pending.popleft().result()
 
 
 def _require_key(key: str) -> None:
@@ -347,14 +427,51 @@ def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
 def _write_synced(folder: str, contents: list[bytes]) -> None:
     """Write numbered files; the first sync commits what all have in common."""
     with contextlib.ExitStack() as stack:
-        streams = []
+        buffer = stack.enter_context(mmap.mmap(-1, CHUNK_BYTES))
+        descriptors = []
         for number, data in enumerate(contents):
-            stream = stack.enter_context(Path(folder, str(number)).open("xb", buffering=0))
-            stream.write(data)
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # starts writing out
-            streams.append(stream)
-        for stream in streams:
-            os.fsync(stream.fileno())
+            descriptor = os.open(f"{folder}/{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            stack.callback(os.close, descriptor)
+            _write_past_the_cache(descriptor, data, buffer)
+            descriptors.append(descriptor)
+        for descriptor in descriptors:
+            os.fsync(descriptor)
+
+
+def _write_past_the_cache(descriptor: int, data: bytes, buffer: mmap.mmap) -> None:
+    """Write whole blocks from page-aligned memory, where the file system takes them directly.
+
+    The page cache costs many times the write itself, and is better left to the database.
+    """
+    _set_direct(descriptor, direct=True)
+    done = 0
+    while done < len(data):
+        part = data[done : done + CHUNK_BYTES]
+        buffer[: len(part)] = part
+        blocks = -(-len(part) // BLOCK_BYTES) * BLOCK_BYTES
+        try:
+            with memoryview(buffer) as memory:
+                done += os.write(descriptor, memory[:blocks])
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _set_direct(descriptor, direct=False):
+                raise
+    os.ftruncate(descriptor, len(data))
+
+
+def _set_direct(descriptor: int, *, direct: bool) -> bool:
+    """Return whether the descriptor now passes the page cache as asked, and did not before."""
+    flag = getattr(os, "O_DIRECT", 0)
+    before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    after = before | flag if direct else before & ~flag
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, after)
+        return before != after
+    return False
+
+
+def _fetch_ahead(stream: IO[bytes]) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,30 +11,28 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from ...domain.ledger.extent import compress
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
-from ...ports.object_store import read
-from ..acts.background import background
 from ..acts.progress import Progress
 from .archive import admitted_later, compare_segment, differ, segment_damaged, segments
 from .log import LedgerLog, LogHead, tile_damaged
 from .records import admitted, column_epochs
-from .rows import ledger_columns, rows
+from .rows import ROWS_AT_ONCE, ledger_columns, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 
-class _Batch(NamedTuple):
-    """The ledger's rows at the positions of one stored segment."""
+class _Segment(NamedTuple):
+    """The ledger's rows at the positions of one stored segment; read them before the next one."""
 
     key: str
     header: bytes
-    rows: list[bytes]
+    rows: Iterator[bytes]
 
 
 def verify_history(
@@ -48,12 +46,17 @@ def verify_history(
     builder = TreeBuilder()
     damage: list[ApgmsError] = []
     progress.begin()
-    with background(1) as submit:
-        for batch in _batches(connection, log, head):
-            tiles = list(builder.append(leaf_hashes(batch.header, batch.rows)))
-            submit(lambda batch=batch, tiles=tiles: damage.extend(  # type: ignore[misc]
-                _damage(log, batch, tiles)))  # fmt: skip
-            progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
+    for segment in _ledger_segments(connection, log, head):
+        with log.store.open(segment.key) as stored:
+            tiles: list[tuple[Tile, bytes]] = []
+            same = _next_is(stored, segment.header)
+            while batch := list(islice(segment.rows, ROWS_AT_ONCE)):
+                tiles += builder.append(leaf_hashes(segment.header, batch))
+                same &= _next_is(stored, b"".join(batch))
+            if not same or stored.read(1):
+                damage.append(segment_damaged(log.at(segment.key)))
+        damage.extend(_damaged(log, tiles))
+        progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
     if builder.size != head.tree_size or builder.root() != head.root:
         raise _named(connection, log)
     if damage:
@@ -61,34 +64,37 @@ def verify_history(
     return builder
 
 
-def _batches(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Batch]:
+def _ledger_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Segment]:
     present = set(ledger_columns(connection))
     stored = _segments(log)
     for begin, end, columns in column_epochs(connection, log.origin):
         if gone := [name for name in columns if name not in present]:
             raise _column_gone(log, gone)
         ranges = admitted(connection, log.origin, begin, end)
-        header = line(columns)
         with contextlib.closing(rows(connection, columns, ranges)) as source:
             for first, until in stored:
                 if begin <= first < end:
-                    batch = list(islice(source, until - first))
-                    yield _Batch(log.segment_key(first, until), header, batch)
+                    key = log.segment_key(first, until)
+                    yield _Segment(key, line(columns), islice(source, until - first))
             deque(source, maxlen=0)  # a COPY must be read to its end
+
+
+def _next_is(stored: IO[bytes], data: bytes) -> bool:
+    return stored.read(len(data)) == data
+
+
+def _damaged(log: LedgerLog, tiles: list[tuple[Tile, bytes]]) -> Iterator[ApgmsError]:
+    objects = log.tile_objects(tiles)
+    stored = log.store.read_many(key for key, _data in objects)
+    for (key, data), found in zip(objects, stored, strict=True):
+        if found != data:
+            yield tile_damaged(log.at(key), "its hashes are not those of the ledger")
 
 
 def _segments(log: LedgerLog) -> list[tuple[int, int]]:
     """Return the positions of the stored segments, ascending."""
     names = (key.rpartition("/")[2] for key in log.store.keys(log.key("segment/")))
     return [(int(first), int(end)) for first, end in (name.split("-") for name in names)]
-
-
-def _damage(log: LedgerLog, batch: _Batch, tiles: list[tuple[Tile, bytes]]) -> Iterator[ApgmsError]:
-    for tile, data in tiles:
-        if log.read_tile(tile) != data:
-            yield tile_damaged(log.at(log.key(tile.path)), "its hashes are not those of the ledger")
-    if read(log.store, batch.key) != b"".join([batch.header, *batch.rows]):
-        yield segment_damaged(log.at(batch.key))
 
 
 def _named(connection: Connection, log: LedgerLog) -> ApgmsError:

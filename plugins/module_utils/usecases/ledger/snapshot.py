@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, LiteralString
+from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, sha256_hex
 from ...domain.ledger import checkpoint as notes
 from ...domain.ledger.extent import compress, expand, total
 from ...domain.ledger.leaf import leaf_hashes, line
-from ...domain.ledger.tree import TreeBuilder
+from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectConflict, ObjectStore
@@ -37,7 +37,10 @@ from .log_verify import verify_history
 from .records import frontier, record
 from .rows import (
     POLL_SECONDS,
+    ROWS_AT_ONCE,
+    PeriodTotal,
     Writer,
+    being_written,
     id_ranges,
     in_failed_transaction,
     is_idle,
@@ -173,6 +176,17 @@ class _Work:
         upto = max((one.last for one in self.plan.ranges), default=self.after or 0)
         return Scope(self.after, upto, self.late)
 
+    def rows_in(self, scope: Scope) -> int:
+        """How many rows a scope has: the new ones, or all."""
+        return total(self.plan.ranges) + (self.head.tree_size if scope.after is None else 0)
+
+
+class _Counts(NamedTuple):
+    """What the database finds out about the rows by itself."""
+
+    deviations: list[Deviation]
+    totals: list[PeriodTotal]
+
 
 def take_snapshot(
     connection: Connection,
@@ -199,7 +213,9 @@ def take_snapshot(
         log = LedgerLog(store, policy)
         head = _catch_up(connection, log)
         work = _work(connection, log, head, clock, wait_seconds)
-        return _take(connection, log, signer, work, verify, progress or Progress(say_into(None)))
+        return _take(
+            connection, log, signer, work, clock, verify, progress or Progress(say_into(None))
+        )
 
 
 def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
@@ -235,22 +251,26 @@ def _take(
     log: LedgerLog,
     signer: Signer,
     work: _Work,
+    clock: Clock,
     verify: Verify,
     progress: Progress,
 ) -> Snapshot:
-    alone = not is_idle(connection)
+    scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
+    many = work.rows_in(scope) >= ROWS_WORTH_A_CONNECTION
+    beside = many and is_idle(connection) and not being_written(connection, clock)
+    if many:
+        progress.say(f"Checking the chains of {work.rows_in(scope):,} rows")
     with one_view(connection):
-        scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
-        with _chains_checked(connection, work, scope, alone, progress) as checked:
+        with _counted(connection, work, scope, beside) as counted:
             if verify == "full":
                 builder = verify_history(connection, log, work.head, progress)
             else:
                 builder = log.builder(work.head.tree_size)
             if work.plan.ranges or not work.head.note:
-                head, document = _admit(connection, log, signer, work, builder, progress)
+                head, document = _admit(connection, log, signer, work, builder, counted, progress)
             else:
                 head, document = work.head, log.snapshot(work.head.tree_size)
-        deviations = checked()
+        deviations = counted().deviations
     if head.note != work.head.note:
         record(connection, head, work.plan.columns, work.plan.ranges, work.head.tree_size)
     files = namespace_files(document)
@@ -277,21 +297,25 @@ def _take(
 
 
 @contextlib.contextmanager
-def _chains_checked(
-    connection: Connection, work: _Work, scope: Scope, alone: bool, progress: Progress
-) -> Iterator[Callable[[], list[Deviation]]]:
-    """Check the chains, beside what stands inside where that pays; yield the way to the result."""
-    names = ledger_columns(connection)
-    to_check = total(work.plan.ranges) + (work.head.tree_size if scope.after is None else 0)
-    if to_check >= ROWS_WORTH_A_CONNECTION:
-        progress.say(f"Checking the chains of {to_check:,} rows")
-    if alone or to_check < ROWS_WORTH_A_CONNECTION:
-        found = check_chains(connection, names, scope) if to_check else []
-        yield lambda: found
-        return
-    with same_view_beside(connection) as second, ThreadPoolExecutor(1) as pool:
-        future = pool.submit(check_chains, second, names, scope)
-        yield future.result
+def _counted(
+    connection: Connection, work: _Work, scope: Scope, beside: bool
+) -> Iterator[Callable[[], _Counts]]:
+    """Let the database check and count; yield the way to the result.
+
+    :param beside: on a connection of its own, while what stands inside goes on
+    """
+
+    def count(there: Connection) -> _Counts:
+        checked = work.rows_in(scope) > 0
+        deviations = check_chains(there, ledger_columns(there), scope) if checked else []
+        return _Counts(deviations, period_totals(there, work.plan.ranges))
+
+    if beside:
+        with same_view_beside(connection) as second, ThreadPoolExecutor(1) as pool:
+            yield pool.submit(count, second).result
+    else:
+        counts = count(connection)
+        yield lambda: counts
 
 
 def _admit(
@@ -300,6 +324,7 @@ def _admit(
     signer: Signer,
     work: _Work,
     builder: TreeBuilder,
+    counted: Callable[[], _Counts],
     progress: Progress,
 ) -> tuple[LogHead, dict[str, Any]]:
     """Store the rows of the plan and the head that covers them."""
@@ -319,7 +344,7 @@ def _admit(
         "columns": list(plan.columns),
         "ranges": [[str(one.first), str(one.last)] for one in plan.ranges],
         "segments": [[str(first), str(end)] for first, end in segments],
-        "namespaces": namespaces.document(period_totals(connection, plan.ranges)),
+        "namespaces": namespaces.document(counted().totals),
     }
     note = notes.sign(checkpoint, signer.public_pem, signer.sign)
     head = LogHead(log.origin, builder.size, checkpoint.root, note)
@@ -337,24 +362,43 @@ def _store_rows(
     progress: Progress,
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
-    header = line(plan.columns)
     segments = []
     before, count = builder.size, total(plan.ranges)
     progress.begin()
     source = rows(connection, plan.columns, plan.ranges)
     with contextlib.closing(source), background(STORING_THREADS) as submit:
-        for batch in iter(lambda: list(islice(source, SEGMENT_ROWS)), []):
-            first = builder.size
-            leaves = leaf_hashes(header, batch)
-            namespaces.add(batch, leaves)
-            tiles = log.tile_objects(builder.append(leaves))
-            key = log.segment_key(first, builder.size)
-            objects = [(key, b"".join([header, *batch])), *tiles]
+        while (segment := _segment(source, line(plan.columns), builder, namespaces)).rows:
+            key = log.segment_key(builder.size - segment.rows, builder.size)
+            objects = [(key, b"".join(segment.parts)), *log.tile_objects(segment.tiles)]
             submit(partial(log.store.put_many, objects))
-            segments.append((first, builder.size))
+            segments.append((builder.size - segment.rows, builder.size))
             progress.done("Admitting ledger rows", builder.size - before, count, "rows")
     log.store.put_many(log.tile_objects(builder.edge()))
     return segments
+
+
+class _Segment(NamedTuple):
+    """Rows to store as one segment, in parts, and the tiles that they complete."""
+
+    rows: int
+    parts: list[bytes]
+    tiles: list[tuple[Tile, bytes]]
+
+
+def _segment(
+    source: Iterator[bytes], header: bytes, builder: TreeBuilder, namespaces: Namespaces
+) -> _Segment:
+    """Take the rows of one segment; a few at a time, while the processor's cache holds them."""
+    first, parts = builder.size, [header]
+    tiles: list[tuple[Tile, bytes]] = []
+    for _ in range(SEGMENT_ROWS // ROWS_AT_ONCE):
+        if not (batch := list(islice(source, ROWS_AT_ONCE))):
+            break
+        leaves = leaf_hashes(header, batch)
+        namespaces.add(batch, leaves)
+        tiles += builder.append(leaves)
+        parts.append(b"".join(batch))
+    return _Segment(builder.size - first, parts, tiles)
 
 
 def _put_checkpoint(log: LedgerLog, head: LogHead) -> None:

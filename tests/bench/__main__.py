@@ -20,12 +20,15 @@ OUTPUT = Path("build/bench.json")
 
 
 class Figure(TypedDict):
-    """One measured figure: ``holds`` says whether ``value`` is within ``limit``."""
+    """One measured figure: ``holds`` says whether ``value`` is within ``limit``.
+
+    A figure without a limit is the yardstick of others.
+    """
 
     name: str
     value: float
     unit: str
-    limit: float
+    limit: float | None
     holds: bool
 
 
@@ -57,10 +60,16 @@ def _measure(area: str, rows: int | None) -> list[Figure]:
     module = importlib.import_module(f"tests.bench.bench_{area}")
     figures: list[Figure] = module.measure(rows) if rows else module.measure()
     for figure in figures:
-        mark = "holds" if figure["holds"] else "BEYOND ITS LIMIT"
-        print(f"{figure['name']}: {figure['value']:g} {figure['unit']}"
-              f" (limit {figure['limit']:g}, {mark})", flush=True)  # fmt: skip
+        print(
+            f"{figure['name']}: {figure['value']:g} {figure['unit']} ({_mark(figure)})", flush=True
+        )
     return figures
+
+
+def _mark(figure: Figure) -> str:
+    if figure["limit"] is None:
+        return "yardstick"
+    return f"limit {figure['limit']:g}, {'holds' if figure['holds'] else 'BEYOND ITS LIMIT'}"
 
 
 if __name__ == "__main__":

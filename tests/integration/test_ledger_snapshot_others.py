@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.checkpoint import (
+    COSIGNATURE,
     LOG_SIGNATURE,
     note_key_id,
 )
@@ -34,12 +35,12 @@ def stack(database_url: str, tmp_path: Path) -> Stack:
     return made
 
 
-def verifier_key(origin: str, public_pem: bytes) -> str:
+def verifier_key(name: str, kind: bytes, public_pem: bytes) -> str:
     """The form in which the reference code takes a key: ``name+id+base64(kind || key)``."""
     key = serialization.load_pem_public_key(public_pem)
-    raw = LOG_SIGNATURE + key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    key_id = note_key_id(origin, LOG_SIGNATURE, public_pem).hex()
-    return f"{origin}+{key_id}+{base64.b64encode(raw).decode()}"
+    raw = kind + key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    key_id = note_key_id(name, kind, public_pem).hex()
+    return f"{name}+{key_id}+{base64.b64encode(raw).decode()}"
 
 
 def shell(script: str, folder: Path) -> str:
@@ -64,6 +65,20 @@ def test_the_log_verifies_with_tools_that_are_not_ours(stack: Stack) -> None:
         log,
     )
     assert verified == "Signature Verified Successfully"
+    stack.cosign()
+    [(name, cosigner)] = stack.policy.log.cosigners.items()
+    (log / "cosigner.pub").write_text(cosigner)
+    verified = shell(
+        f"""
+        sed 's|^— {name} ||' cosignature/{snapshot.tree_size:016d}/* | base64 -d > cosignature.bin
+        time=$(head -c 12 cosignature.bin | tail -c 8 | od -An -tu8 --endian=big | tr -d ' ')
+        (printf 'cosignature/v1\\ntime %s\\n' "$time"; cat body) > cosigned
+        tail -c 64 cosignature.bin > signature
+        openssl pkeyutl -verify -pubin -inkey cosigner.pub -rawin -in cosigned -sigfile signature
+        """,
+        log,
+    )
+    assert verified == "Signature Verified Successfully"
     # the entry at position 3, hashed as RFC 6962 says, is the fourth hash of the first tile
     leaf = shell(
         "(printf '\\000'; sed -n '1p;5p' segment/0000000000000000-0000000000000500) | sha256sum",
@@ -79,7 +94,10 @@ def test_the_log_verifies_with_tools_that_are_not_ours(stack: Stack) -> None:
 def test_the_log_verifies_with_the_reference_code(stack: Stack) -> None:
     snapshot = stack.snapshot()
     log = stack.folder / "store" / "log" / snapshot.origin
-    key = verifier_key(snapshot.origin, stack.policy.log.key.encode())
+    stack.cosign()
+    key = verifier_key(snapshot.origin, LOG_SIGNATURE, stack.policy.log.key.encode())
+    [(name, cosigner)] = stack.policy.log.cosigners.items()
+    cosigner_key = verifier_key(name, COSIGNATURE, cosigner.encode())
     segment = (log / "segment" / "0000000000000500-0000000000033268").read_bytes()
     lines = segment.splitlines(keepends=True)
     entry = lines[0] + lines[1 + 12345 - 500]
@@ -99,7 +117,7 @@ def test_the_log_verifies_with_the_reference_code(stack: Stack) -> None:
 
     def check(old: str, position: str, entry: bytes) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [str(program), str(log), key, old, position],
+            [str(program), str(log), key, cosigner_key, old, position],
             input=entry,
             capture_output=True,
             check=False,
@@ -109,4 +127,10 @@ def test_the_log_verifies_with_the_reference_code(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
     assert [base64.b64decode(each) for each in done.stdout.split()] == snapshot.consistency
     assert check("500", "12346", entry).returncode != 0
+    [cosignature] = (log / "cosignature").rglob("*/*")
+    line = cosignature.read_text()
+    cosignature.write_text(line[:-12] + ("A" if line[-12] != "A" else "B") + line[-11:])
+    assert check("500", "12345", entry).returncode != 0
+    cosignature.write_text(line)
+    assert check("500", "12345", entry).returncode == 0
     assert check("500", "12345", entry + b" ").returncode != 0

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -76,12 +76,13 @@ def _measure(url: str, folder: Path, rows: int) -> list[Figure]:
     with psycopg.connect(url, autocommit=True) as connection:
         _grow(connection, rows)
     baseline = min(_dump(url) for _ in range(TIMES))
-    first = min(_fresh(url, folder / f"large{n}") for n in range(TIMES))
+    firsts = [_fresh(url, folder / f"large{n}") for n in range(TIMES)]
     stack = folder / f"large{TIMES - 1}"
-    again = min(_taken(url, stack, "full") for _ in range(TIMES))
+    fulls = [_taken(url, stack, "full") for _ in range(TIMES)]
+    first, again = min(firsts), min(fulls)
+    megabytes = max(taken.peak_mib for taken in firsts + fulls)
     incremental = min(_with_new_rows(url, stack) for _ in range(TIMES))
     kept = _ingest_kept(url, stack)
-    megabytes = max(first.peak_mib, again.peak_mib)
     part = incremental / first.seconds
     return [
         _yardstick(f"snapshot: pg_dump | sha256sum of {rows} rows", baseline, "s"),
@@ -157,33 +158,42 @@ def _with_new_rows(url: str, folder: Path) -> float:
 
 def _ingest_kept(url: str, folder: Path) -> float:
     """Return the rate of an ingest beside full verifications, over its rate alone."""
-    with _ingest(url) as count:
-        begin = time.monotonic()
-        time.sleep(INGEST_SECONDS)
-        alone = count() / (time.monotonic() - begin)
-    with _ingest(url) as count:
-        begin = time.monotonic()
-        while time.monotonic() - begin < INGEST_SECONDS:
-            _taken(url, folder, "full")
-        return round(count() / (time.monotonic() - begin) / alone, 3)
+    with _ingest(url), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        alone = pool.submit(_rate, url, folder, snapshots=False).result()
+        beside = pool.submit(_rate, url, folder, snapshots=True).result()
+    return round(beside / alone, 3)
+
+
+def _rate(url: str, folder: Path, *, snapshots: bool) -> float:
+    """Return the ledger rows a second that an ingest adds, while snapshots run or do not."""
+    os.nice(NICENESS)
+    stack = make_stack(url, folder)
+    [[before]] = stack.execute("SELECT max(id) FROM owa_ledger")
+    begin = time.monotonic()
+    while time.monotonic() - begin < INGEST_SECONDS:
+        if snapshots:
+            stack.snapshot(verify="full")
+        else:
+            time.sleep(INGEST_SECONDS)
+    seconds = time.monotonic() - begin
+    [[after]] = stack.execute("SELECT max(id) FROM owa_ledger")
+    return float(after - before) / seconds
 
 
 @contextmanager
-def _ingest(url: str) -> Iterator[Callable[[], int]]:
-    """Insert small batches until the block ends; yield the way to their count so far."""
+def _ingest(url: str) -> Iterator[None]:
+    """Insert small batches until the block ends."""
     stop = threading.Event()
-    batches = [0]
 
     def insert() -> None:
         with psycopg.connect(url, autocommit=True) as connection:
             while not stop.is_set():
                 _append(connection, 20, time.monotonic_ns())
-                batches[0] += 1
 
     thread = threading.Thread(target=insert)
     thread.start()
     try:
-        yield lambda: batches[0]
+        yield
     finally:
         stop.set()
         thread.join()

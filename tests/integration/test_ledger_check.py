@@ -173,8 +173,8 @@ def test_the_module_fails_on_a_problem_and_changes_nothing(stack: Stack) -> None
     assert "missing row: rows 4" in found["msg"]
 
 
-WRITERS = {"tree", "chain", "leaf", "mirror", "rollback_plan", "ledger_chains", "ledger_rows",
-           "rollback_ledger", "ledger_archive", "log_verify", "log_check", "canonical"}  # fmt: skip
+WRITERS = {"tree", "chain", "leaf", "mirror", "plan", "chains", "rows", "ledger", "archive",
+           "chain_leaves", "log_verify", "log_check", "canonical"}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", [recount, ledger_check])

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf i
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.tree import root_of
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     FolderStore,
@@ -32,6 +34,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chai
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_restore import (
+    BROKEN_HISTORY,
+    open_origin,
 )
 from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
 
@@ -282,6 +288,88 @@ def test_a_row_inserted_below_the_frontier_is_named(stack: Stack, writer: Ledger
     assert snapshot.late == [-5]
 
 
+def test_a_late_row_alone_does_not_narrow_a_full_verification(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 30)
+    stack.execute("UPDATE owa_ledger SET hash_after = NULL WHERE id = 20")
+    stack.snapshot()
+    stack.execute(INSERT.replace("(abn", "(id, abn").replace("(%s", "(-5, %s"), *writer.row())
+    snapshot = stack.snapshot(verify="full")
+    assert snapshot.late == [-5]
+    assert ("null_hash", ((20, 20),)) in [(one.kind, one.ids) for one in snapshot.deviations]
+
+
+def test_a_planned_row_that_is_gone_stops_the_snapshot_and_is_named(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 30)
+    store = _Cutting(stack.folder / "store", 1)
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=store)
+    stack.execute("DELETE FROM owa_ledger WHERE id IN (7, 8)")
+    error = refusal(stack)
+    assert error.reason == "log.rows_gone"
+    assert "rows 7-8" in str(error)
+    assert error.reason in BROKEN_HISTORY
+    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+        open_origin(
+            connection, stack.store, stack.policy, str(stack.folder / "none"), SystemClock()
+        )
+    assert caught.value.reason == "approval.waiting"
+
+
+def test_a_column_that_is_gone_is_named(stack: Stack, writer: LedgerWriter) -> None:
+    stack.execute("ALTER TABLE owa_ledger ADD COLUMN note text")
+    fill(stack, writer, 30)
+    stack.snapshot()
+    stack.execute("ALTER TABLE owa_ledger DROP COLUMN note")
+    for verify in ("incremental", "full"):
+        error = refusal(stack, verify=verify)
+        assert error.reason == "log.column_gone"
+        assert "note" in str(error)
+    assert error.reason in BROKEN_HISTORY
+
+
+def test_a_new_origin_may_be_asked_for_after_any_row_was_changed(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 600)
+    stack.snapshot()
+
+    def ask() -> str:
+        with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+            open_origin(
+                connection, stack.store, stack.policy, str(stack.folder / "none"), SystemClock()
+            )
+        return caught.value.reason
+
+    assert ask() == "log.nothing_to_restore"
+    stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = 3")
+    assert ask() == "approval.waiting"
+
+
+def test_a_ledger_that_is_being_written_is_checked_on_one_connection(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[bool] = []
+    counted = snapshots._counted
+
+    def watched(*arguments: Any) -> Any:
+        used.append(arguments[-1])
+        return counted(*arguments)
+
+    monkeypatch.setattr(snapshots, "_counted", watched)
+    monkeypatch.setattr(snapshots, "ROWS_WORTH_A_CONNECTION", 1)
+    fill(stack, writer, 30)
+    stack.snapshot()
+    fill(stack, writer, 30)
+    with psycopg.connect(stack.url) as other:
+        other.execute(INSERT, writer.row())
+        stack.snapshot(wait_seconds=0)
+    assert used == [True, False]
+
+
 def test_a_cut_ledger_stops_every_act(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 300)
     stack.snapshot()
@@ -296,7 +384,7 @@ def test_a_cut_ledger_stops_every_act(stack: Stack, writer: LedgerWriter) -> Non
 def test_chains_are_verified_against_their_leaves(
     stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(chain_leaves, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(chain_leaves, "PORTION_ROWS", rows_at_once)
     fill(stack, writer, 300)
     stack.snapshot()
     fill(stack, writer, 100)

@@ -108,6 +108,55 @@ def test_many_objects_are_read_in_the_order_asked_for(store: ObjectStore) -> Non
         list(store.read_many(["tile/1", "tile/none"]))
 
 
+def test_many_threads_may_put_and_read(store: ObjectStore) -> None:
+    def put(thread: int) -> None:
+        store.put_many((f"{thread}/{n}", b"%d/%d" % (thread, n)) for n in range(60))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(4)))
+    keys = list(store.keys(""))
+    assert [data.decode() for data in store.read_many(keys)] == keys
+    assert len(keys) == 240
+
+
+def test_what_the_folder_holds_is_for_its_owner_alone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put_new("one", b"1")
+    store.put_many([("many", b"2")])
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "one": 0o600,
+        "many": 0o600,
+    }
+
+
+def test_what_is_no_file_is_one_message(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    store = FolderStore(tmp_path)
+    for key in ("pipe", "folder"):
+        for attempt in (
+            lambda key=key: read(store, key),
+            lambda key=key: [*store.read_many([key])],
+        ):
+            with pytest.raises(ApgmsError, match="not a regular file") as caught:
+                attempt()
+            assert caught.value.reason == "object_store.unreachable"
+
+
+def test_a_disk_that_fails_while_it_is_read_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path)
+    store.put_many([("bulk", bytes(2 * CHUNK + 5))])
+
+    def fail(descriptor: int, into: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "readv", fail)
+    with pytest.raises(ApgmsError, match="Input/output error"):
+        read(store, "bulk")
+
+
 def test_a_file_system_that_takes_nothing_directly_is_written_and_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,17 +13,20 @@ import hashlib
 import io
 import mmap
 import os
+import stat
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from ..errors import ApgmsError
 from ..libraries import boto3, botocore
+from ..parallel import in_order
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,10 +34,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 12
 REQUESTS_AT_ONCE = 8
+CONNECTIONS = 5 * REQUESTS_AT_ONCE
+"""A pool with room for a few threads that make so many requests each."""
 FILES_AT_ONCE = 256
-
-A = TypeVar("A")
-R = TypeVar("R")
 
 
 class ObjectMissing(ApgmsError):
@@ -64,7 +66,10 @@ class ObjectConflict(ApgmsError):
 
 
 class ObjectStore(Protocol):
-    """What the core asks of an object store. Keys are relative, with ``/`` between parts."""
+    """What the core asks of an object store. Keys are relative, with ``/`` between parts.
+
+    Everything here raises ``object_store.unreachable`` where the store cannot be used.
+    """
 
     url: str
 
@@ -110,7 +115,7 @@ def stream_digest(stream: IO[bytes]) -> bytes:
 def open_object_store(url: str, endpoint: str | None = None) -> ObjectStore:
     """Return the store at ``url``.
 
-    :raises ApgmsError: ``object_store.malformed_url``, ``object_store.unreachable``
+    :raises ApgmsError: ``object_store.malformed_url``
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path and not parts.netloc:
@@ -160,32 +165,53 @@ class FolderStore:
             raise _unreachable(self.url, error) from error
 
     def open(self, key: str) -> IO[bytes]:
-        try:
-            stream = self._path(key).open("rb")
-        except FileNotFoundError:
-            raise ObjectMissing(self.url, key) from None
-        except OSError as error:
-            raise _unreachable(self.url, error) from error
-        if os.fstat(stream.fileno()).st_size < CHUNK_BYTES:
-            _fetch_ahead(stream)
-            return stream
-        return io.BufferedReader(_PastTheCache(stream), CHUNK_BYTES)
+        with self._faults(key):
+            file = self._file(key)
+            if os.fstat(file.fileno()).st_size >= CHUNK_BYTES:
+                return io.BufferedReader(_PastTheCache(file, self.url), CHUNK_BYTES)
+            with file:
+                return io.BytesIO(file.read())
 
     def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
         rest = iter(keys)
         while batch := list(islice(rest, FILES_AT_ONCE)):
             with contextlib.ExitStack() as stack:
-                streams = [stack.enter_context(self.open(key)) for key in batch]
-                yield from (stream.read() for stream in streams)
+                files = []
+                for key in batch:
+                    with self._faults(key):
+                        files.append(stack.enter_context(self._file(key)))
+                        _fetch_ahead(files[-1])
+                for key, file in zip(batch, files, strict=True):
+                    with self._faults(key):
+                        data = file.read()
+                    yield data
 
     def keys(self, prefix: str) -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]
-        found = (
-            path.relative_to(self._root).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and "/.put-" not in f"/{path.relative_to(self._root).as_posix()}"
-        )
+        with self._faults(prefix):
+            found = [
+                path.relative_to(self._root).as_posix()
+                for path in folder.rglob("*")
+                if path.is_file() and "/.put-" not in f"/{path.relative_to(self._root).as_posix()}"
+            ]
         yield from sorted(key for key in found if key.startswith(prefix))
+
+    def _file(self, key: str) -> IO[bytes]:
+        """Open a regular file; a pipe in its place is not waited for."""
+        descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(f"{self._path(key)} is not a regular file")
+        return os.fdopen(descriptor, "rb")
+
+    @contextlib.contextmanager
+    def _faults(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise ObjectMissing(self.url, key) from None
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
 
     def _name_all(self, scratch: str, keys: list[str]) -> None:
         folders = {self._path(key).parent for key in keys}
@@ -213,23 +239,25 @@ class FolderStore:
 class _PastTheCache(io.RawIOBase):
     """A large file, read once from beginning to end, a chunk ahead, into page-aligned memory."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], url: str) -> None:
         self._file = file
+        self._url = url
         self._left = os.fstat(file.fileno()).st_size
         self._data = memoryview(b"")
-        self._free = [mmap.mmap(-1, CHUNK_BYTES), mmap.mmap(-1, CHUNK_BYTES)]
-        _set_direct(file.fileno(), direct=True)
+        self._memory = [mmap.mmap(-1, CHUNK_BYTES), mmap.mmap(-1, CHUNK_BYTES)]
         self._reader = ThreadPoolExecutor(1)
+        _set_direct(file.fileno(), direct=True)
         self._ahead = self._reader.submit(self._read_chunk)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target: Any) -> int:
-        if not self._data and self._left:
+        if not self._data and self._left > 0:
             self._data = self._ahead.result()
-            self._left -= len(self._data)
-            self._ahead = self._reader.submit(self._read_chunk)
+            self._left -= len(self._data) or self._left
+            if self._left > 0:
+                self._ahead = self._reader.submit(self._read_chunk)
         part = self._data[: len(target)]
         target[: len(part)] = part
         self._data = self._data[len(part) :]
@@ -242,15 +270,18 @@ class _PastTheCache(io.RawIOBase):
 
     def _read_chunk(self) -> memoryview:
         """Read into the memory that was used the time before last."""
-        memory = self._free[0]
-        self._free.reverse()
+        memory = self._memory[0]
+        self._memory.reverse()
         descriptor = self._file.fileno()
         try:
-            count = os.readv(descriptor, [memory])
+            try:
+                count = os.readv(descriptor, [memory])
+            except OSError as error:
+                if error.errno != errno.EINVAL or not _set_direct(descriptor, direct=False):
+                    raise
+                count = os.readv(descriptor, [memory])
         except OSError as error:
-            if error.errno != errno.EINVAL or not _set_direct(descriptor, direct=False):
-                raise
-            count = os.readv(descriptor, [memory])
+            raise _unreachable(self._url, error) from error
         return memoryview(memory)[:count]
 
 
@@ -286,7 +317,7 @@ class S3Store:
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         self._client  # noqa: B018 - made before threads share it
-        deque(_at_once(lambda new: self.put_new(*new), objects), maxlen=0)
+        deque(in_order(lambda new: self.put_new(*new), objects, REQUESTS_AT_ONCE), maxlen=0)
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -301,7 +332,7 @@ class S3Store:
 
     def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
         self._client  # noqa: B018 - made before threads share it
-        return _at_once(lambda key: read(self, key), keys)
+        return in_order(lambda key: read(self, key), keys, REQUESTS_AT_ONCE)
 
     def keys(self, prefix: str) -> Iterator[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -317,7 +348,11 @@ class S3Store:
     @property
     def _client(self) -> S3Client:
         if self._client_made is None:
-            self._client_made = boto3.client("s3", endpoint_url=self._endpoint)
+            self._client_made = boto3.client(
+                "s3",
+                endpoint_url=self._endpoint,
+                config=botocore.config.Config(max_pool_connections=CONNECTIONS),
+            )
         return self._client_made
 
 
@@ -350,15 +385,17 @@ class OverlayStore:
         self.url = store.url
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the overlay
         self._places: dict[str, tuple[int, int]] = {}
+        self._lock = threading.RLock()
 
     def put_new(self, key: str, data: bytes | Path) -> bool:
         new = data.read_bytes() if isinstance(data, Path) else data
-        try:
-            stored = read(self, key)
-        except ObjectMissing:
-            self._places[key] = (self._spool.seek(0, os.SEEK_END), len(new))
-            self._spool.write(new)
-            return True
+        with self._lock:
+            try:
+                stored = read(self, key)
+            except ObjectMissing:
+                self._places[key] = (self._spool.seek(0, os.SEEK_END), len(new))
+                self._spool.write(new)
+                return True
         if stored != new:
             raise ObjectConflict(self.url, key)
         return False
@@ -371,27 +408,20 @@ class OverlayStore:
         if key not in self._places:
             return self._store.open(key)
         place, length = self._places[key]
-        self._spool.seek(place)
-        return io.BytesIO(self._spool.read(length))
+        with self._lock:
+            self._spool.seek(place)
+            return io.BytesIO(self._spool.read(length))
 
     def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
-        return (read(self, key) for key in keys)
+        for mine, some in groupby(keys, self._places.__contains__):
+            if mine:
+                yield from (read(self, key) for key in some)
+            else:
+                yield from self._store.read_many(some)
 
     def keys(self, prefix: str) -> Iterator[str]:
         mine = (key for key in self._places if key.startswith(prefix))
         yield from sorted({*self._store.keys(prefix), *mine})
-
-
-def _at_once(action: Callable[[A], R], items: Iterable[A]) -> Iterator[R]:
-    """Yield what an action returns for each item, in their order, with a few under way."""
-    pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        for item in items:
-            if len(pending) == REQUESTS_AT_ONCE:
-                yield pending.popleft().result()
-            pending.append(pool.submit(action, item))
-        while pending:
-            yield pending.popleft().result()
 
 
 def _require_key(key: str) -> None:
@@ -430,7 +460,7 @@ def _write_synced(folder: str, contents: list[bytes]) -> None:
         buffer = stack.enter_context(mmap.mmap(-1, CHUNK_BYTES))
         descriptors = []
         for number, data in enumerate(contents):
-            descriptor = os.open(f"{folder}/{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            descriptor = os.open(f"{folder}/{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             stack.callback(os.close, descriptor)
             _write_past_the_cache(descriptor, data, buffer)
             descriptors.append(descriptor)
@@ -455,11 +485,12 @@ def _write_past_the_cache(descriptor: int, data: bytes, buffer: mmap.mmap) -> No
         except OSError as error:
             if error.errno != errno.EINVAL or not _set_direct(descriptor, direct=False):
                 raise
-    os.ftruncate(descriptor, len(data))
+    if done > len(data):
+        os.ftruncate(descriptor, len(data))
 
 
 def _set_direct(descriptor: int, *, direct: bool) -> bool:
-    """Return whether the descriptor now passes the page cache as asked, and did not before."""
+    """Let a descriptor pass the page cache, or not; return whether that changed it."""
     flag = getattr(os, "O_DIRECT", 0)
     before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     after = before | flag if direct else before & ~flag

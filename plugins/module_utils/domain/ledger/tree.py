@@ -87,11 +87,11 @@ class TreeBuilder:
                 raise ValueError("the right edge of a tree that is not empty must be readable")
             self._level(tile.level).extend(_split(read_tile(tile)))
 
-    def append(self, leaves: list[bytes]) -> Iterator[tuple[Tile, bytes]]:
-        """Append leaf hashes; yield each tile that they complete, with its bytes."""
+    def append(self, leaves: list[bytes]) -> list[tuple[Tile, bytes]]:
+        """Append leaf hashes; return the tiles that they complete, with their bytes."""
         self._level(0).extend(leaves)
         self.size += len(leaves)
-        yield from self._full_tiles(0)
+        return list(self._full_tiles(0))
 
     def edge(self) -> Iterator[tuple[Tile, bytes]]:
         """Yield the partial tiles of the tree as it stands, with their bytes."""

@@ -90,6 +90,15 @@ def differ(
     log: LedgerLog, reason: str, changed: list[IdRange], missing: list[IdRange]
 ) -> ApgmsError:
     """Return the refusal of a ledger whose rows are not those of the log."""
+    if not changed and not missing:
+        return ApgmsError(
+            reason,
+            "The database's record of the ledger log is not what the log says",
+            where=f"table apgms_release.ledger_extent, log {log.origin}",
+            why="the ledger has every archived row, yet not at the positions that the table gives",
+            mend="restore the tables of the schema apgms_release from a backup, or open a new "
+            "origin under a signed restore statement (docs/ledger-log.md, Restore)",
+        )
     parts = [
         f"{word}: {shown(ids)}" for word, ids in (("changed", changed), ("missing", missing)) if ids
     ]

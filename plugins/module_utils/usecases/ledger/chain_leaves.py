@@ -28,7 +28,7 @@ from .rows import late_ids, one_view, rows
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-ROWS_AT_ONCE = 50_000
+PORTION_ROWS = 50_000
 Place = tuple[int, int]
 """The id of a ledger row and its position in the tree."""
 
@@ -82,7 +82,7 @@ def _ids(connection: Connection, chains: Sequence[Chain]) -> array[int]:
         "SELECT id FROM owa_ledger WHERE (abn, tax_type, period_id) IN"
         " (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[])) ORDER BY id",
         [[chain[part] for chain in chains] for part in range(3)],
-        size=ROWS_AT_ONCE,
+        size=PORTION_ROWS,
     )
     return array("q", (row[0] for row in found))
 
@@ -119,7 +119,7 @@ def _differing(
     done = 0
     if progress is not None:
         progress.begin()
-    while portion := list(islice(places, ROWS_AT_ONCE)):
+    while portion := list(islice(places, PORTION_ROWS)):
         for first, end, columns in epochs:
             there = [place for place in portion if first <= place[1] < end]
             yield from _compare(connection, log, head, columns, there)

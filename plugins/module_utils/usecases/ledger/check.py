@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING)
 """Check the whole ledger against its log, and every rollback against its target.
 
-Counts with :mod:`..domain.recount` and its own queries, and shares neither with snapshots, releases
-and rollbacks. What it finds is a verdict; only unreadable input is an error.
+Counts with :mod:`domain.ledger.recount` and its own queries, and shares neither with snapshots,
+releases and rollbacks. What it finds is a verdict; only unreadable input is an error.
 """
 
 from __future__ import annotations

@@ -59,8 +59,7 @@ def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
     builder = log.builder(before.tree_size)
     for snapshot in admitted_later(log, before.tree_size):
         for segment in segments(log, snapshot):
-            for _tile in builder.append(leaf_hashes(line(segment.columns), segment.lines)):
-                pass
+            builder.append(leaf_hashes(line(segment.columns), segment.lines))
     if builder.root() != head.root:
         raise forked(log.at(log.key("segment/")), "the archived rows do not give the signed root")
     return builder.size - before.tree_size

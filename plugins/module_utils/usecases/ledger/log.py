@@ -16,7 +16,7 @@ from typing import Any
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, parse_canonical
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import IdRange
+from ...domain.ledger.extent import IdRange, shown
 from ...domain.ledger.tree import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -144,28 +144,29 @@ class LedgerLog:
 
         :raises ApgmsError: ``log.tile_damaged`` where it has another length
         """
-        if tile not in self._tiles:
-            key = self.key(tile.path)
-            data = read(self.store, key)
+        return self._read_tiles([tile])[0]
+
+    def _read_tiles(self, tiles: list[Tile]) -> list[bytes]:
+        wanted = [tile for tile in tiles if tile not in self._tiles]
+        if len(self._tiles) + len(wanted) > TILES_KEPT:
+            self._tiles = {tile: data for tile, data in self._tiles.items() if tile in tiles}
+        stored = self.store.read_many(self.key(tile.path) for tile in wanted)
+        for tile, data in zip(wanted, stored, strict=True):
             if len(data) != tile.width * HASH_BYTES:
-                raise tile_damaged(self.at(key), f"{len(data)} bytes for {tile.width} hashes")
-            if len(self._tiles) >= TILES_KEPT:
-                self._tiles.clear()
+                where = self.at(self.key(tile.path))
+                raise tile_damaged(where, f"{len(data)} bytes for {tile.width} hashes")
             self._tiles[tile] = data
-        return self._tiles[tile]
+        return [self._tiles[tile] for tile in tiles]
 
     def leaves(self, first: int, end: int, size: int) -> bytes:
         """Return the leaf hashes at the positions ``first`` to ``end`` - 1 of the tree of ``size``.
 
         They are joined, 32 bytes each.
         """
-        parts = []
-        for index in range(first // TILE_WIDTH, -(-end // TILE_WIDTH)):
-            begin = index * TILE_WIDTH
-            hashes = self.read_tile(tile_at(0, index, size))
-            low, high = max(first - begin, 0), min(end - begin, TILE_WIDTH)
-            parts.append(hashes[low * HASH_BYTES : high * HASH_BYTES])
-        return b"".join(parts)
+        indices = range(first // TILE_WIDTH, -(-end // TILE_WIDTH))
+        hashes = b"".join(self._read_tiles([tile_at(0, index, size) for index in indices]))
+        begin = (first - indices.start * TILE_WIDTH) * HASH_BYTES
+        return hashes[begin : begin + (end - first) * HASH_BYTES]
 
     def require_prefix(self, old: LogHead, new: LogHead) -> list[bytes]:
         """Return the verified proof that the tree of ``old`` is a prefix of that of ``new``.
@@ -256,6 +257,18 @@ def forked(where: str, why: str) -> ApgmsError:
         why=why,
         mend="find out which history is the true one; continuing on a restored database needs a "
         "signed restore statement (docs/ledger-log.md, Restore)",
+    )
+
+
+def rows_gone(log: LedgerLog, missing: list[IdRange]) -> ApgmsError:
+    """Return the refusal of a ledger that lost rows while they were being admitted."""
+    return ApgmsError(
+        "log.rows_gone",
+        "Ledger rows that the log was about to admit are gone",
+        where=f"table owa_ledger, log {log.origin}",
+        why=f"a snapshot had decided to admit rows {shown(missing)}, which are not there any more",
+        mend="find out who deleted them and put them back, then take the snapshot again; or open a "
+        "new origin under a signed restore statement (docs/ledger-log.md, Restore)",
     )
 
 

@@ -10,16 +10,27 @@ from ...domain.formats.canonical import canonical, sha256_hex
 from ...errors import ApgmsError
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
+from ..acts.progress import Progress, say_into
 from ..approvals.approvals import consume, require_statement
-from .log import RESTORE_SCHEMA, LedgerLog
+from .log import RESTORE_SCHEMA, LedgerLog, rows_gone
 from .log_check import compare_heads
+from .log_verify import verify_history
+from .rows import missing_ids, one_view
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 ACT = "ledger_log"
 """The act that a restore statement about the log names in its subject."""
-BROKEN_HISTORY = frozenset({"log.forked", "log.database_behind", "log.rows_differ"})
+BROKEN_HISTORY = frozenset(
+    {
+        "log.forked",
+        "log.database_behind",
+        "log.rows_differ",
+        "log.rows_gone",
+        "log.column_gone",
+    }
+)
 """The findings after which a new origin may be opened."""
 
 
@@ -70,7 +81,12 @@ def _document(log: LedgerLog) -> dict[str, Any]:
 
 def _require_broken(connection: Connection, log: LedgerLog) -> None:
     try:
-        compare_heads(connection, log)
+        _recorded, head = compare_heads(connection, log)
+        with one_view(connection):
+            verify_history(connection, log, head, Progress(say_into(None)))
+            plan = log.plan(head.tree_size)
+            if plan and (missing := missing_ids(connection, plan.ranges)):
+                raise rows_gone(log, missing)
     except ApgmsError as error:
         if error.reason in BROKEN_HISTORY:
             return

@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING)
 """Full verification: every ledger row that the log admitted, hashed again and built into a tree.
 
-The root that comes out must be the signed one. Only where it is not, the archived segments are
-compared row by row, to name what was changed.
+The root that comes out must be the signed one, and the stored tiles and segments must be those of
+the rows. Where the root is another, the segments are compared row by row, to name what was changed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..acts.progress import Progress
 from .archive import admitted_later, compare_segment, differ, segment_damaged, segments
 from .log import LedgerLog, LogHead, tile_damaged
 from .records import admitted, column_epochs
-from .rows import ROWS_AT_ONCE, ledger_columns, rows
+from .rows import ROWS_AT_ONCE, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 
-class _Segment(NamedTuple):
+class _Rows(NamedTuple):
     """The ledger's rows at the positions of one stored segment; read them before the next one."""
 
     key: str
@@ -46,7 +46,7 @@ def verify_history(
     builder = TreeBuilder()
     damage: list[ApgmsError] = []
     progress.begin()
-    for segment in _ledger_segments(connection, log, head):
+    for segment in _in_segments(connection, log, head):
         with log.store.open(segment.key) as stored:
             tiles: list[tuple[Tile, bytes]] = []
             same = _next_is(stored, segment.header)
@@ -64,18 +64,15 @@ def verify_history(
     return builder
 
 
-def _ledger_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Segment]:
-    present = set(ledger_columns(connection))
-    stored = _segments(log)
+def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Rows]:
+    stored = _stored_positions(log)
     for begin, end, columns in column_epochs(connection, log.origin):
-        if gone := [name for name in columns if name not in present]:
-            raise _column_gone(log, gone)
         ranges = admitted(connection, log.origin, begin, end)
         with contextlib.closing(rows(connection, columns, ranges)) as source:
             for first, until in stored:
                 if begin <= first < end:
                     key = log.segment_key(first, until)
-                    yield _Segment(key, line(columns), islice(source, until - first))
+                    yield _Rows(key, line(columns), islice(source, until - first))
             deque(source, maxlen=0)  # a COPY must be read to its end
 
 
@@ -91,7 +88,7 @@ def _damaged(log: LedgerLog, tiles: list[tuple[Tile, bytes]]) -> Iterator[ApgmsE
             yield tile_damaged(log.at(key), "its hashes are not those of the ledger")
 
 
-def _segments(log: LedgerLog) -> list[tuple[int, int]]:
+def _stored_positions(log: LedgerLog) -> list[tuple[int, int]]:
     """Return the positions of the stored segments, ascending."""
     names = (key.rpartition("/")[2] for key in log.store.keys(log.key("segment/")))
     return [(int(first), int(end)) for first, end in (name.split("-") for name in names)]
@@ -105,14 +102,3 @@ def _named(connection: Connection, log: LedgerLog) -> ApgmsError:
         for segment in segments(log, snapshot):
             compare_segment(connection, segment, changed, missing)
     return differ(log, "log.rows_differ", compress(sorted(changed)), compress(sorted(missing)))
-
-
-def _column_gone(log: LedgerLog, gone: list[str]) -> ApgmsError:
-    return ApgmsError(
-        "log.column_gone",
-        "The ledger lacks a column that its log covers",
-        where=f"table owa_ledger, log {log.origin}",
-        why=f"there is no column {', '.join(gone)} any more, so no row can be compared",
-        mend="put the column back with its values, or open a new origin under a signed restore "
-        "statement (docs/ledger-log.md, Restore)",
-    )

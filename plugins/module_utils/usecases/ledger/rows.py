@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""Reading owa_ledger for the log: one consistent view, the frontier, and rows as COPY text."""
+"""Reading owa_ledger for the log: one consistent view, which ids there are, rows as COPY text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...domain.ledger.extent import IdRange, Run, runs
+from ...domain.ledger.extent import IdRange, Run, compress, runs
 from ...domain.ledger.leaf import OUTPUT_SETTINGS
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
@@ -79,16 +79,16 @@ def is_idle(connection: Connection) -> bool:
     return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE)
 
 
-def in_failed_transaction(connection: Connection) -> bool:
-    """Return whether a statement failed and its transaction has not been rolled back yet."""
-    return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR)
+def in_transaction(connection: Connection) -> bool:
+    """Return whether a transaction is open, has not failed, and waits for its next statement."""
+    return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS)
 
 
 @contextlib.contextmanager
 def one_view(connection: Connection) -> Iterator[None]:
     """See one state of the database in all statements inside, with values printed as leaves need.
 
-    Inside a caller's transaction that one's isolation holds.
+    Inside a caller's transaction that one's isolation holds, and it keeps the settings.
     """
     idle = is_idle(connection)
     with connection.transaction():
@@ -139,7 +139,10 @@ def wait_for_writers(connection: Connection, clock: Clock, seconds: float) -> li
 
 
 def being_written(connection: Connection, clock: Clock) -> bool:
-    """Return whether somebody is writing owa_ledger now, or does within a moment."""
+    """Return whether somebody is writing owa_ledger now, or does within a moment.
+
+    A snapshot then keeps to one connection, and so to one processor of the server.
+    """
     newest = newest_id(connection)
     busy = any(_writers(connection))
     clock.sleep(POLL_SECONDS)
@@ -186,10 +189,29 @@ def late_ids(connection: Connection, origin: str) -> list[int]:
     ]
 
 
+def missing_ids(connection: Connection, ranges: Iterable[IdRange]) -> list[IdRange]:
+    """Return which ids of ``ranges`` the ledger does not have."""
+    missing: list[int] = []
+    for one in ranges:
+        found = connection.execute(
+            "SELECT id FROM generate_series(%s::bigint, %s::bigint) AS wanted (id)"  # noqa: S608
+            f" WHERE NOT EXISTS (SELECT FROM {TABLE} AS row WHERE row.id = wanted.id)",
+            one,
+        )
+        missing += (row[0] for row in found)
+    return compress(sorted(missing))
+
+
 def rows(
     connection: Connection, names: Sequence[str], ranges: Iterable[IdRange]
 ) -> Generator[bytes, None, None]:
-    """Yield ledger rows as lines of COPY text, in the order of ``ranges`` and ids."""
+    """Yield ledger rows as lines of COPY text, in the order of ``ranges`` and ids.
+
+    :raises ApgmsError: ``log.column_gone`` where the ledger has lost one of the columns ``names``
+    """
+    present = ledger_columns(connection)
+    if gone := [name for name in names if name not in present]:
+        raise _column_gone(gone)
     for run in runs(ranges):
         yield from copied(connection, names, _within(run))
 
@@ -273,3 +295,14 @@ def _writers(connection: Connection) -> Iterator[Writer]:
         [TABLE],
     )
     return (Writer(*row) for row in found)
+
+
+def _column_gone(gone: list[str]) -> ApgmsError:
+    return ApgmsError(
+        "log.column_gone",
+        "The ledger lacks a column that its log covers",
+        where=f"table {TABLE}",
+        why=f"there is no column {', '.join(gone)} any more, so no row can be compared",
+        mend="put the column back with its values, or open a new origin under a signed restore "
+        "statement (docs/ledger-log.md, Restore)",
+    )

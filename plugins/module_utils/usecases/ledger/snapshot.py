@@ -9,10 +9,10 @@ the signed checkpoint, record it in the database.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
 
@@ -23,15 +23,15 @@ from ...domain.ledger.extent import compress, expand, total
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
+from ...parallel import in_order
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectConflict, ObjectStore
 from ...ports.signer import Signer, key_id
-from ..acts.background import background
 from ..acts.progress import Progress, say_into
 from .archive import admitted_later
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
-from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
+from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, rows_gone, snapshot_ranges
 from .log_check import compare_heads
 from .log_verify import verify_history
 from .records import frontier, record
@@ -42,10 +42,11 @@ from .rows import (
     Writer,
     being_written,
     id_ranges,
-    in_failed_transaction,
+    in_transaction,
     is_idle,
     late_ids,
     ledger_columns,
+    missing_ids,
     newest_id,
     one_view,
     period_totals,
@@ -173,7 +174,7 @@ class _Work:
 
     @property
     def scope(self) -> Scope:
-        upto = max((one.last for one in self.plan.ranges), default=self.after or 0)
+        upto = max([one.last for one in self.plan.ranges] + [self.after or 0])
         return Scope(self.after, upto, self.late)
 
     def rows_in(self, scope: Scope) -> int:
@@ -312,7 +313,11 @@ def _counted(
 
     if beside:
         with same_view_beside(connection) as second, ThreadPoolExecutor(1) as pool:
-            yield pool.submit(count, second).result
+            try:
+                yield pool.submit(count, second).result
+            except BaseException:
+                second.cancel()
+                raise
     else:
         counts = count(connection)
         yield lambda: counts
@@ -334,6 +339,8 @@ def _admit(
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
     segments = _store_rows(connection, log, plan, builder, namespaces, progress)
+    if builder.size - size != total(plan.ranges):
+        raise rows_gone(log, missing_ids(connection, plan.ranges))
     checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
     document = {
         "schema": SNAPSHOT_SCHEMA,
@@ -362,22 +369,24 @@ def _store_rows(
     progress: Progress,
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
-    segments = []
+    segments: list[tuple[int, int]] = []
     before, count = builder.size, total(plan.ranges)
-    progress.begin()
-    source = rows(connection, plan.columns, plan.ranges)
-    with contextlib.closing(source), background(STORING_THREADS) as submit:
-        while (segment := _segment(source, line(plan.columns), builder, namespaces)).rows:
-            key = log.segment_key(builder.size - segment.rows, builder.size)
-            objects = [(key, b"".join(segment.parts)), *log.tile_objects(segment.tiles)]
-            submit(partial(log.store.put_many, objects))
+
+    def to_store(source: Iterator[bytes]) -> Iterator[list[tuple[str, bytes]]]:
+        while (segment := _next_segment(source, plan.columns, builder, namespaces)).rows:
             segments.append((builder.size - segment.rows, builder.size))
+            key = log.segment_key(*segments[-1])
+            yield [(key, b"".join(segment.parts)), *log.tile_objects(segment.tiles)]
             progress.done("Admitting ledger rows", builder.size - before, count, "rows")
+
+    progress.begin()
+    with contextlib.closing(rows(connection, plan.columns, plan.ranges)) as source:
+        deque(in_order(log.store.put_many, to_store(source), STORING_THREADS), maxlen=0)
     log.store.put_many(log.tile_objects(builder.edge()))
     return segments
 
 
-class _Segment(NamedTuple):
+class _NewSegment(NamedTuple):
     """Rows to store as one segment, in parts, and the tiles that they complete."""
 
     rows: int
@@ -385,10 +394,11 @@ class _Segment(NamedTuple):
     tiles: list[tuple[Tile, bytes]]
 
 
-def _segment(
-    source: Iterator[bytes], header: bytes, builder: TreeBuilder, namespaces: Namespaces
-) -> _Segment:
+def _next_segment(
+    source: Iterator[bytes], columns: Sequence[str], builder: TreeBuilder, namespaces: Namespaces
+) -> _NewSegment:
     """Take the rows of one segment; a few at a time, while the processor's cache holds them."""
+    header = line(columns)
     first, parts = builder.size, [header]
     tiles: list[tuple[Tile, bytes]] = []
     for _ in range(SEGMENT_ROWS // ROWS_AT_ONCE):
@@ -398,7 +408,7 @@ def _segment(
         namespaces.add(batch, leaves)
         tiles += builder.append(leaves)
         parts.append(b"".join(batch))
-    return _Segment(builder.size - first, parts, tiles)
+    return _NewSegment(builder.size - first, parts, tiles)
 
 
 def _put_checkpoint(log: LedgerLog, head: LogHead) -> None:
@@ -445,7 +455,7 @@ def _one_at_a_time(
     try:
         yield
     finally:
-        if not in_failed_transaction(connection):  # there the lock goes with the connection
+        if is_idle(connection) or in_transaction(connection):  # else it goes with the connection
             _one(connection, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterable
@@ -150,6 +151,17 @@ def test_namespace_files_are_what_the_hashes_name(stack: Stack, writer: LedgerWr
         assert content["tree_range"] == ["200", "300"]
         periods = content["periods"].values()
         assert sum(period["rows"] for period in periods) == rows
+
+
+def test_two_spellings_of_a_namespace_are_hashed_in_order_of_position(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 9)
+    stack.execute("UPDATE owa_ledger SET tax_type = CASE mod(id, 2) WHEN 0 THEN 'gst' ELSE 'GST' END")
+    snapshot = stack.snapshot()
+    leaves = (stack.folder / "store/log" / snapshot.origin / "tile/0/000.p/9").read_bytes()
+    [entry] = snapshot.document["namespaces"].values()
+    assert entry["rows_sha256"] == hashlib.sha256(leaves).hexdigest()
 
 
 def test_the_diff_shows_rows_balances_and_chains(stack: Stack, writer: LedgerWriter) -> None:
@@ -310,13 +322,134 @@ def test_a_planned_row_that_is_gone_stops_the_snapshot_and_is_named(
     stack.execute("DELETE FROM owa_ledger WHERE id IN (7, 8)")
     error = refusal(stack)
     assert error.reason == "log.rows_gone"
-    assert "rows 7-8" in str(error)
+    assert "rows missing: 7-8" in str(error)
     assert error.reason in BROKEN_HISTORY
     with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
         open_origin(
             connection, stack.store, stack.policy, str(stack.folder / "none"), SystemClock()
         )
     assert caught.value.reason == "approval.waiting"
+
+
+def test_rows_that_changed_before_they_were_admitted_are_named(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 30)
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=_Cutting(stack.folder / "store", 2))
+    stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = 9")
+    error = refusal(stack)
+    assert error.reason == "log.rows_gone"
+    assert "rows changed: 9" in str(error)
+
+
+def test_a_plan_that_would_admit_a_row_twice_is_refused_before_anything_is_stored(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 30)
+    stack.snapshot()
+    fill(stack, writer, 5)
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=_Cutting(stack.folder / "store", 1))
+    [plan] = (stack.folder / "store").rglob("plan/*30")
+    good = plan.read_bytes()
+    for bad in (b'[["31","33"],["32","35"]]', b'[["30","35"]]', b'[["35","31"]]', b'"x"', b"[[1]]"):
+        plan.write_bytes(good.replace(b'[["31","35"]]', bad))
+        assert refusal(stack).reason == "log.object_damaged"
+    for bad_bytes in (b"", b"{}", good[:-1], bytes(len(good))):
+        plan.write_bytes(bad_bytes)
+        assert refusal(stack).reason == "log.object_damaged"
+    plan.write_bytes(good)
+    assert stack.snapshot().tree_size == 35
+
+
+def test_ids_that_rows_share_stop_every_act(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    stack.execute("ALTER TABLE owa_ledger DROP CONSTRAINT owa_ledger_pkey")
+    assert stack.snapshot(verify="full").tree_size == 300
+    stack.execute(INSERT.replace("(abn", "(id, abn").replace("(%s", "(300, %s"), *writer.row())
+    for verify in ("incremental", "full"):
+        error = refusal(stack, verify=verify)
+        assert error.reason == "log.duplicate_id"
+        assert "300" in str(error)
+
+
+def test_a_full_verification_names_all_rows_also_where_the_last_ones_are_among_them(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 600)
+    stack.snapshot()
+    stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id IN (5, 300, 599)")
+    stack.execute("DELETE FROM owa_ledger WHERE id IN (7, 590)")
+    error = refusal(stack, verify="full")
+    assert ids(error.details["changed_ids"]) == [5, 300, 599]
+    assert ids(error.details["missing_ids"]) == [7, 590]
+
+
+def test_a_checkpoint_that_is_gone_from_the_middle_is_missed(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    for _ in range(3):
+        fill(stack, writer, 10)
+        stack.snapshot()
+    [middle] = (stack.folder / "store").rglob("checkpoint/*20")
+    middle.unlink()
+    assert refusal(stack, verify="full").reason == "log.object_missing"
+
+
+def test_files_that_are_not_the_logs_are_left_alone(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 10)
+    log = stack.folder / "store" / "log" / stack.snapshot().origin
+    for name in ("checkpoint/.nfs0001", "checkpoint/1~", "segment/.DS_Store", "restore/x"):
+        (log / name).parent.mkdir(exist_ok=True)
+        (log / name).write_bytes(b"junk")
+    fill(stack, writer, 10)
+    assert stack.snapshot(verify="full").tree_size == 20
+
+
+def test_a_column_may_have_any_name(stack: Stack, writer: LedgerWriter) -> None:
+    for name in ("wanted", "good", "chain", "before_id", "before_hash", "before_balance"):
+        stack.execute(f"ALTER TABLE owa_ledger ADD COLUMN {name} text")
+    fill(stack, writer, 20)
+    assert stack.snapshot().deviations == []
+
+
+def test_rows_that_a_policy_hides_are_an_error(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 20)
+    stack.execute("ALTER TABLE owa_ledger ENABLE ROW LEVEL SECURITY")
+    stack.execute("CREATE POLICY gst_alone ON owa_ledger USING (tax_type = 'GST')")
+    role = f"reader_{stack.folder.name[-8:]}".replace("-", "_")
+    stack.execute(f"CREATE ROLE {role}")
+    stack.execute(f"GRANT ALL ON owa_ledger TO {role}")
+    stack.execute(f"GRANT USAGE ON SCHEMA apgms_release TO {role}")
+    stack.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA apgms_release TO {role}")
+    with stack.connection() as connection:
+        connection.execute(f"SET ROLE {role}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            stack.snapshot_over(connection)
+
+
+def test_a_database_that_gives_no_second_connection_is_read_over_one(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: Any) -> Any:
+        raise psycopg.OperationalError("too many connections")
+
+    monkeypatch.setattr(snapshots, "ROWS_WORTH_A_CONNECTION", 1)
+    monkeypatch.setattr(snapshots, "same_view_beside", none_left)
+    fill(stack, writer, 20)
+    assert stack.snapshot().checked_rows == 20
+
+
+def test_wide_rows_make_shorter_segments(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(snapshots, "ROWS_AT_ONCE", 8)
+    fill(stack, writer, 20)
+    assert stack.snapshot().document["segments"] == [["0", "8"], ["8", "16"], ["16", "20"]]
+    assert stack.snapshot(verify="full").tree_size == 20
 
 
 def test_a_column_that_is_gone_is_named(stack: Stack, writer: LedgerWriter) -> None:

@@ -95,6 +95,25 @@ def test_missing_rows_are_put_back_as_they_were(stack: Stack) -> None:
     assert put_back(stack).words == "none"
 
 
+def test_rows_with_a_generated_column_come_back(stack: Stack) -> None:
+    rollbacks.execute(
+        stack,
+        "ALTER TABLE owa_ledger ADD COLUMN dollars numeric"
+        " GENERATED ALWAYS AS (amount_cents / 100.0) STORED",
+    )
+    rollbacks.execute(
+        stack,
+        "INSERT INTO owa_ledger (abn, tax_type, period_id, transfer_uuid, amount_cents,"
+        " balance_after_cents) VALUES ('1', 'GST', '2025-09', gen_random_uuid(), 5, 5)",
+    )
+    snapshot(stack)
+    before = ledger(stack)
+    delete(stack, before[-1][0])
+    approve(stack, find(stack))
+    put_back(stack)
+    assert ledger(stack) == before
+
+
 def test_a_whole_emptied_ledger_comes_back(stack: Stack) -> None:
     before = ledger(stack)
     rollbacks.execute(stack, "DELETE FROM owa_ledger")

@@ -189,12 +189,14 @@ class FolderStore:
     def keys(self, prefix: str) -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]
         with self._faults(prefix):
-            found = [
-                path.relative_to(self._root).as_posix()
-                for path in folder.rglob("*")
-                if path.is_file() and "/.put-" not in f"/{path.relative_to(self._root).as_posix()}"
-            ]
+            found = list(self._keys_below(folder)) if folder.exists() else []
         yield from sorted(key for key in found if key.startswith(prefix))
+
+    def _keys_below(self, folder: Path) -> Iterator[str]:
+        for parent, folders, files in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".put-")]
+            base = Path(parent).relative_to(self._root)
+            yield from ((base / name).as_posix() for name in files if not name.startswith(".put-"))
 
     def _file(self, key: str) -> IO[bytes]:
         """Open a regular file; a pipe in its place is not waited for."""
@@ -422,6 +424,10 @@ class OverlayStore:
     def keys(self, prefix: str) -> Iterator[str]:
         mine = (key for key in self._places if key.startswith(prefix))
         yield from sorted({*self._store.keys(prefix), *mine})
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _require_key(key: str) -> None:

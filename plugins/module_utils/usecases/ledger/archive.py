@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...domain.ledger.extent import IdRange, compress, shown
+from ...domain.ledger.extent import IdRange, compress, expand, shown
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
-from .log import LedgerLog
-from .rows import rows
+from .log import LedgerLog, rows_gone
+from .rows import missing_ids, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -33,8 +33,44 @@ class Segment:
 
 
 def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
-    """Yield the documents of the snapshots that made the tree larger than ``size``, in order."""
-    return (log.snapshot(each) for each in log.sizes() if each > size)
+    """Yield the documents of the snapshots that made the tree larger than ``size``, in order.
+
+    :raises ApgmsError: ``log.object_missing`` where one of them, or its checkpoint, is not there
+    """
+    for each in (size_ for size_ in log.sizes() if size_ > size):
+        document = log.snapshot(each)
+        if int(document["previous_size"]) != size:
+            raise ApgmsError(
+                "log.object_missing",
+                "A checkpoint of the ledger log is not in the object store",
+                where=log.at(log.key("checkpoint/")),
+                why=f"the snapshot of {each} rows follows one of {document['previous_size']} rows; "
+                f"the checkpoint before it has {size}",
+                mend="restore the object from the object store's own versions, then run the same "
+                "command again",
+            )
+        yield document
+        size = each
+
+
+def require_as_planned(connection: Connection, log: LedgerLog, size: int) -> None:
+    """Require of the ledger what a snapshot after ``size`` began to admit, and was cut off.
+
+    :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing
+    """
+    plan = log.plan(size)
+    if plan is None:
+        return
+    header = line(plan.columns)
+    changed: list[int] = []
+    missing = [each for one in missing_ids(connection, plan.ranges) for each in expand([one])]
+    for (first, _end), key in log.segments():
+        lines = read(log.store, key).splitlines(keepends=True)
+        if first >= size and lines[:1] == [header]:
+            segment = Segment(first, plan.columns, tuple(lines[1:]))
+            compare_segment(connection, segment, changed, [])
+    if changed or missing:
+        raise rows_gone(log, compress(sorted(changed)), compress(sorted(missing)))
 
 
 def segments(log: LedgerLog, snapshot: dict[str, Any]) -> Iterator[Segment]:

@@ -22,7 +22,7 @@ from ...domain.ledger.chain import (
 )
 from ...domain.ledger.extent import IdRange
 from ...libraries import sql
-from .rows import TABLE
+from .rows import indexed_in_order, indexed_uniquely
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -147,10 +147,10 @@ def _not_valid(checked: sql.Composable) -> sql.Composable:
                      lag(balance_after_cents) OVER chain AS before_balance
               FROM ({checked}) AS checked
               WINDOW chain AS (PARTITION BY chain ORDER BY id)) AS linked
-        JOIN owa_ledger AS now USING (id)
+        JOIN owa_ledger AS now ON now.id = linked.id
         LEFT JOIN LATERAL (
             SELECT abn, tax_type, period_id, hash_after, balance_after_cents FROM owa_ledger
-            WHERE id = before_id) AS neighbour ON true
+            WHERE owa_ledger.id = linked.before_id) AS neighbour ON true
         LEFT JOIN LATERAL (
             SELECT neighbour.hash_after, neighbour.balance_after_cents WHERE {same}
             UNION ALL
@@ -158,15 +158,16 @@ def _not_valid(checked: sql.Composable) -> sql.Composable:
              WHERE NOT ({same}) AND (earlier.abn, earlier.tax_type, earlier.period_id)
                                    = (now.abn, now.tax_type, now.period_id) AND earlier.id < now.id
              ORDER BY earlier.id DESC LIMIT 1)) AS before ON true
-        WHERE wanted AND (
-              good
-              AND coalesce(linked.prev_hash, '') = coalesce(before_hash, '')
+        WHERE linked.wanted AND (
+              linked.good
+              AND coalesce(linked.prev_hash, '') = coalesce(linked.before_hash, '')
               AND CASE WHEN linked.amount_cents BETWEEN -1::bigint << 61 AND 1::bigint << 61
-                        AND coalesce(before_balance, 0) BETWEEN -1::bigint << 61 AND 1::bigint << 61
+                        AND coalesce(linked.before_balance, 0)
+                            BETWEEN -1::bigint << 61 AND 1::bigint << 61
                   THEN linked.balance_after_cents
-                       = coalesce(before_balance, 0) + linked.amount_cents
+                       = coalesce(linked.before_balance, 0) + linked.amount_cents
                   ELSE linked.balance_after_cents
-                       = coalesce(before_balance, 0)::numeric + linked.amount_cents END
+                       = coalesce(linked.before_balance, 0)::numeric + linked.amount_cents END
         ) IS NOT TRUE
         ORDER BY now.id""").format(
         checked=checked,
@@ -220,7 +221,7 @@ def _of_chains(chains: sql.Composable) -> sql.Composable:
 
 def _heads(connection: Connection, fresh: sql.Composable, after: int) -> sql.Composable:
     """Select, by id, the last row up to ``after`` of each chain that has fresh rows."""
-    if _indexed(connection, (*CHAIN_KEY, "id"), unique=False):
+    if indexed_in_order(connection, (*CHAIN_KEY, "id")):
         return sql.SQL(
             "id IN (SELECT (SELECT max(id) FROM owa_ledger AS before"
             "  WHERE before.abn = chain.abn AND before.tax_type = chain.tax_type"
@@ -235,7 +236,7 @@ def _heads(connection: Connection, fresh: sql.Composable, after: int) -> sql.Com
 
 def _duplicates(connection: Connection, key: Sequence[str], scope: Scope) -> Iterable[int]:
     """Return the ids of rows that share a key which must be unique; a unique index is believed."""
-    if _indexed(connection, key, unique=True):
+    if indexed_uniquely(connection, key):
         return ()
     names = sql.SQL(", ").join(map(sql.Identifier, key))
     query = sql.SQL(
@@ -252,26 +253,3 @@ def _sharing(names: sql.Composable, scope: Scope) -> sql.Composable:
     return sql.SQL(
         "({}) IN (SELECT {} FROM owa_ledger WHERE id > {} OR id = ANY({}::bigint[]))"
     ).format(names, names, sql.Literal(scope.after), sql.Literal(list(scope.late)))
-
-
-def _indexed(connection: Connection, key: Sequence[str], *, unique: bool) -> bool:
-    """Return whether an index serves ``key``: where ``unique``, one that makes it unique.
-
-    A unique index may leave out rows whose last key column is NULL.
-    """
-    found = connection.execute(
-        """
-        SELECT indisunique, pg_get_expr(indpred, indrelid),
-               ARRAY(SELECT attname::text FROM unnest(indkey[0:indnkeyatts - 1])
-                     WITH ORDINALITY AS part (number, place)
-                     JOIN pg_attribute ON attrelid = indrelid AND attnum = number ORDER BY place)
-        FROM pg_index WHERE indrelid = to_regclass(%s) AND indisvalid AND indexprs IS NULL
-        """,
-        [TABLE],
-    ).fetchall()
-    for is_unique, predicate, names in found:
-        exact = predicate is None and list(names) == list(key)
-        partial = predicate in (None, f"({key[-1]} IS NOT NULL)")
-        if (is_unique and partial and set(names) <= set(key)) if unique else exact:
-            return True
-    return False

@@ -31,16 +31,16 @@ class Namespaces:
         self._before = before
         self._column = columns.index("tax_type")
         self._digests: dict[str, Any] = {}
-        self._names: dict[bytes, str] = {}
+        self._names = _Names()
 
     def add(self, rows: Sequence[bytes], leaves: Sequence[bytes]) -> None:
         """Add rows, as COPY text, with their leaf hashes."""
         column = self._column
-        found: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        found: defaultdict[str, list[bytes]] = defaultdict(list)
         for row, leaf in zip(rows, leaves, strict=True):
-            found[row.split(b"\t", column + 1)[column]].append(leaf)
-        for field, hashes in found.items():
-            self._digest(field).update(b"".join(hashes))
+            found[self._names[row.split(b"\t", column + 1)[column]]].append(leaf)
+        for name, hashes in found.items():
+            self._digest(name).update(b"".join(hashes))
 
     def document(self, totals: Iterable[PeriodTotal]) -> dict[str, Any]:
         """Return what is known of each namespace now, with the totals of the rows that were added.
@@ -55,10 +55,7 @@ class Namespaces:
             for name in sorted(self._before.keys() | by_name.keys())
         }
 
-    def _digest(self, field: bytes) -> Any:
-        name = self._names.get(field)
-        if name is None:
-            name = self._names[field] = namespace(values(field)[0])
+    def _digest(self, name: str) -> Any:
         if name not in self._digests:
             before = self._before.get(name, {}).get("rows_sha256", "")
             self._digests[name] = hashlib.sha256(bytes.fromhex(before))
@@ -80,6 +77,14 @@ class Namespaces:
             },
             "periods": _periods(before.get("periods", {}), added),
         }
+
+
+class _Names(dict[bytes, str]):
+    """The namespace of each tax type seen, as COPY prints it."""
+
+    def __missing__(self, field: bytes) -> str:
+        name = self[field] = namespace(values(field)[0])
+        return name
 
 
 def namespace(tax_type: str | None) -> str:

@@ -34,6 +34,9 @@ SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"
 RESTORE_SCHEMA = "apgms.release/log-restore/1"
 TILES_KEPT = 256
+_SIZE = re.compile(r"[0-9]{16}")
+_SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
+_GENERATION = re.compile(r"[0-9]{4,}")
 _ORIGIN = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
 
@@ -85,7 +88,14 @@ class LedgerLog:
 
     def sizes(self) -> list[int]:
         """Return the tree sizes of the checkpoints, ascending."""
-        return [int(key.rpartition("/")[2]) for key in self.store.keys(self.key("checkpoint/"))]
+        names = (key.rpartition("/")[2] for key in self.store.keys(self.key("checkpoint/")))
+        return [int(name) for name in names if _SIZE.fullmatch(name)]
+
+    def segments(self) -> list[tuple[tuple[int, int], str]]:
+        """Return the stored segments, ascending: first position and end, and the object's key."""
+        keys = self.store.keys(self.key("segment/"))
+        named = ((_SEGMENT.fullmatch(key.rpartition("/")[2]), key) for key in keys)
+        return [((int(match[1]), int(match[2])), key) for match, key in named if match]
 
     def newest(self) -> LogHead:
         """Return the newest checkpoint, its signature verified."""
@@ -116,7 +126,8 @@ class LedgerLog:
 
     def cosigned(self) -> LogHead | None:
         """Return the newest checkpoint that a cosigner of the policy has confirmed."""
-        sizes = {int(key.split("/")[-2]) for key in self.store.keys(self.key("cosignature/"))}
+        names = {key.split("/")[-2] for key in self.store.keys(self.key("cosignature/"))}
+        sizes = {int(name) for name in names if _SIZE.fullmatch(name)}
         heads = map(self.head, sorted(sizes, reverse=True))
         return next((head for head in heads if self.cosignatures(head)), None)
 
@@ -194,11 +205,15 @@ class LedgerLog:
 
     def plan(self, size: int) -> Plan | None:
         """Return the plan that a snapshot after ``size`` has left; None where there is none."""
+        key = self.key(f"plan/{size:016d}")
         try:
-            document = parse_canonical(read(self.store, self.key(f"plan/{size:016d}")))
+            document = self._document(key, PLAN_SCHEMA, size)
         except ObjectMissing:
             return None
-        return Plan(tuple(document["columns"]), _ranges(document["ranges"]))
+        try:
+            return Plan(tuple(document["columns"]), _ranges(document["ranges"]))
+        except (TypeError, ValueError) as error:
+            raise object_damaged(self.at(key), str(error)) from None
 
     def put_plan(self, size: int, plan: Plan) -> None:
         """Decide what the snapshot after ``size`` admits."""
@@ -207,9 +222,20 @@ class LedgerLog:
 
     def snapshot(self, size: int) -> dict[str, Any]:
         """Return the document of the snapshot that ended at ``size``."""
-        document: dict[str, Any] = parse_canonical(
-            read(self.store, self.key(f"snapshot/{size:016d}"))
-        )
+        return self._document(self.key(f"snapshot/{size:016d}"), SNAPSHOT_SCHEMA, size)
+
+    def _document(self, key: str, schema: str, size: int) -> dict[str, Any]:
+        try:
+            document: dict[str, Any] = parse_canonical(read(self.store, key))
+            said = [
+                document[name] for name in ("schema", "origin", "tree_size", "columns", "ranges")
+            ]
+            if said[:3] != [schema, self.origin, str(size)]:
+                raise ValueError(f"it says that it is {' '.join(map(str, said[:3]))}")
+        except KeyError as error:
+            raise object_damaged(self.at(key), f"it lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise object_damaged(self.at(key), str(error)) from None
         return document
 
     def key(self, name: str) -> str:
@@ -239,8 +265,9 @@ def current_origin(store: ObjectStore, policy: Policy) -> str:
             why=f"{origin!r} is not a URL without scheme, such as apgms.example/prod",
             mend="correct log.origin and have the policy signed again",
         )
-    opened = list(store.keys(f"log/{origin}/restore/"))
-    return f"{origin}/{int(opened[-1].rpartition('/')[2])}" if opened else origin
+    names = (key.rpartition("/")[2] for key in store.keys(f"log/{origin}/restore/"))
+    opened = [int(name) for name in names if _GENERATION.fullmatch(name)]
+    return f"{origin}/{max(opened)}" if opened else origin
 
 
 def snapshot_ranges(document: dict[str, Any]) -> tuple[IdRange, ...]:
@@ -260,15 +287,29 @@ def forked(where: str, why: str) -> ApgmsError:
     )
 
 
-def rows_gone(log: LedgerLog, missing: list[IdRange]) -> ApgmsError:
-    """Return the refusal of a ledger that lost rows while they were being admitted."""
+def rows_gone(log: LedgerLog, changed: list[IdRange], missing: list[IdRange]) -> ApgmsError:
+    """Return the refusal of a ledger whose rows went while they were being admitted."""
+    parts = [
+        f"{word}: {shown(ids)}" for word, ids in (("changed", changed), ("missing", missing)) if ids
+    ]
     return ApgmsError(
         "log.rows_gone",
-        "Ledger rows that the log was about to admit are gone",
+        "Ledger rows are not what a snapshot, cut off before, had begun to admit",
         where=f"table owa_ledger, log {log.origin}",
-        why=f"a snapshot had decided to admit rows {shown(missing)}, which are not there any more",
-        mend="find out who deleted them and put them back, then take the snapshot again; or open a "
+        why=f"rows {'; rows '.join(parts)}",
+        mend="find out who changed them and put them back, then take the snapshot again; or open a "
         "new origin under a signed restore statement (docs/ledger-log.md, Restore)",
+    )
+
+
+def object_damaged(where: str, why: str) -> ApgmsError:
+    """Return the refusal of an object of the log that is not what was stored."""
+    return ApgmsError(
+        "log.object_damaged",
+        "An object of the ledger log is damaged",
+        where=where,
+        why=why,
+        mend="restore this object from the object store's own versions, then run the same command",
     )
 
 

@@ -19,7 +19,7 @@ from ..bundle.manifests import load_manifest
 from .archive import admitted_later, differ, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
 from .records import admitted, column_epochs, recorded_generation, recorded_head
-from .rows import one_view, rows
+from .rows import one_view, require_unique_ids, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -55,12 +55,13 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     _require_newest_origin(connection, log)
     recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
     head = log.newest()
+    if log.builder(head.tree_size).root() != head.root:
+        raise tile_damaged(log.at(log.key("tile/")), "the right edge does not give the root")
     _require_recorded(log, recorded, head)
     cosigned = log.cosigned()
     if cosigned is not None:
         log.require_prefix(cosigned, head)
-    if log.builder(head.tree_size).root() != head.root:
-        raise tile_damaged(log.at(log.key("tile/")), "the right edge does not give the root")
+    require_unique_ids(connection)
     with one_view(connection):
         _require_tail(connection, log, recorded)
         if head.tree_size > recorded.tree_size:

@@ -12,10 +12,11 @@ from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress, say_into
 from ..approvals.approvals import consume, require_statement
-from .log import RESTORE_SCHEMA, LedgerLog, rows_gone
+from .archive import require_as_planned
+from .log import RESTORE_SCHEMA, LedgerLog
 from .log_check import compare_heads
 from .log_verify import verify_history
-from .rows import missing_ids, one_view
+from .rows import one_view
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -84,9 +85,7 @@ def _require_broken(connection: Connection, log: LedgerLog) -> None:
         _recorded, head = compare_heads(connection, log)
         with one_view(connection):
             verify_history(connection, log, head, Progress(say_into(None)))
-            plan = log.plan(head.tree_size)
-            if plan and (missing := missing_ids(connection, plan.ranges)):
-                raise rows_gone(log, missing)
+            require_as_planned(connection, log, head.tree_size)
     except ApgmsError as error:
         if error.reason in BROKEN_HISTORY:
             return

@@ -21,7 +21,7 @@ from ..acts.progress import Progress
 from .archive import admitted_later, compare_segment, differ, segment_damaged, segments
 from .log import LedgerLog, LogHead, tile_damaged
 from .records import admitted, column_epochs
-from .rows import ROWS_AT_ONCE, rows
+from .rows import ROWS_AT_ONCE, one_view, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -41,7 +41,7 @@ def verify_history(
     """Verify the ledger, the tiles and the segments up to ``head``; return the tree's builder.
 
     :raises ApgmsError: ``log.rows_differ`` with the ids of the rows that are changed or missing,
-        ``log.column_gone``, ``log.tile_damaged``, ``log.segment_damaged``
+        ``log.column_gone``, ``log.tile_damaged``, ``log.segment_damaged``, ``log.object_missing``
     """
     builder = TreeBuilder()
     damage: list[ApgmsError] = []
@@ -58,14 +58,18 @@ def verify_history(
         damage.extend(_damaged(log, tiles))
         progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
     if builder.size != head.tree_size or builder.root() != head.root:
-        raise _named(connection, log)
+        raise rows_that_differ(connection, log)
     if damage:
         raise damage[0]
     return builder
 
 
 def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Rows]:
-    stored = _stored_positions(log)
+    stored = [
+        (int(first), int(until))
+        for snapshot in admitted_later(log, 0)
+        for first, until in snapshot["segments"]
+    ]
     for begin, end, columns in column_epochs(connection, log.origin):
         ranges = admitted(connection, log.origin, begin, end)
         with contextlib.closing(rows(connection, columns, ranges)) as source:
@@ -88,17 +92,12 @@ def _damaged(log: LedgerLog, tiles: list[tuple[Tile, bytes]]) -> Iterator[ApgmsE
             yield tile_damaged(log.at(key), "its hashes are not those of the ledger")
 
 
-def _stored_positions(log: LedgerLog) -> list[tuple[int, int]]:
-    """Return the positions of the stored segments, ascending."""
-    names = (key.rpartition("/")[2] for key in log.store.keys(log.key("segment/")))
-    return [(int(first), int(end)) for first, end in (name.split("-") for name in names)]
-
-
-def _named(connection: Connection, log: LedgerLog) -> ApgmsError:
+def rows_that_differ(connection: Connection, log: LedgerLog) -> ApgmsError:
     """Compare the ledger with the archive and return the refusal that names the rows."""
     changed: list[int] = []
     missing: list[int] = []
-    for snapshot in admitted_later(log, 0):
-        for segment in segments(log, snapshot):
-            compare_segment(connection, segment, changed, missing)
+    with one_view(connection):
+        for snapshot in admitted_later(log, 0):
+            for segment in segments(log, snapshot):
+                compare_segment(connection, segment, changed, missing)
     return differ(log, "log.rows_differ", compress(sorted(changed)), compress(sorted(missing)))

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ...domain.ledger.extent import IdRange
-from .log import LogHead
+from .log import LedgerLog, LogHead, object_damaged
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -39,6 +40,31 @@ def frontier(connection: Connection, origin: str) -> int | None:
         "SELECT max(last_id) FROM apgms_release.ledger_extent WHERE origin = %s", [origin]
     ).fetchone()
     return None if row is None else row[0]
+
+
+def require_new(
+    connection: Connection, log: LedgerLog, size: int, ranges: Sequence[IdRange]
+) -> None:
+    """Require that no id of a stored plan was admitted before, or stands in it twice.
+
+    :raises ApgmsError: ``log.object_damaged``
+    """
+    ordered = sorted(ranges)
+    twice = [b for a, b in pairwise(ordered) if b.first <= a.last] + [
+        one for one in ordered if one.first > one.last
+    ]
+    overlap = connection.execute(
+        "SELECT first, last FROM unnest(%s::bigint[], %s::bigint[]) AS planned (first, last)"
+        " JOIN apgms_release.ledger_extent ON last_id >= first AND first_id <= last"
+        " WHERE origin = %s LIMIT 1",
+        [[one.first for one in ordered], [one.last for one in ordered], log.origin],
+    ).fetchone()
+    if twice or overlap:
+        bad = twice[0] if twice else IdRange(*overlap)  # type: ignore[misc]
+        raise object_damaged(
+            log.at(log.key(f"plan/{size:016d}")),
+            f"it would admit rows {bad.first}-{bad.last} a second time",
+        )
 
 
 def record(

@@ -203,14 +203,21 @@ def _segments(log: LedgerLog) -> Iterator[Segment]:
 
 
 def _copy(connection: Connection, columns: Sequence[str], lines: list[bytes]) -> None:
+    generated = {row[0] for row in connection.execute(_GENERATED)}
+    places = [place for place, name in enumerate(columns) if name not in generated]
     query = sql.SQL("COPY owa_ledger ({}) FROM STDIN").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns))
+        sql.SQL(", ").join(sql.Identifier(columns[place]) for place in places)
     )
     with connection.cursor().copy(query) as ledger:
         for row in lines:
-            ledger.write(row)
+            fields = row.removesuffix(b"\n").split(b"\t")
+            ledger.write(b"\t".join(fields[place] for place in places) + b"\n")
 
 
+_GENERATED = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = 'owa_ledger'::regclass AND attnum > 0 AND attgenerated <> ''
+"""
 # a restored backup's sequence may stand below the rows that are put back
 _ADVANCE = """
 SELECT setval(sequence, (SELECT max(id) FROM owa_ledger))

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...domain.ledger.extent import IdRange, Run, compress, runs
+from ...domain.ledger.extent import IdRange, Run, compress, runs, shown
 from ...domain.ledger.leaf import OUTPUT_SETTINGS
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
@@ -34,6 +34,8 @@ PLANNER_SETTINGS = {"jit": "off", "work_mem": "16MB", "max_parallel_workers_per_
 whoever writes the ledger meanwhile needs the other processors."""
 ROWS_AT_ONCE = 1 << 10
 """How many rows are worked on together: the processor's cache holds them."""
+SIGHT_SETTINGS = {"row_security": "off"}
+"""A policy that hides rows from this role is an error, not a smaller ledger."""
 POLL_SECONDS = 0.05
 LEAST_ID = -(2**63)
 MOST_ID = 2**63 - 1
@@ -112,6 +114,58 @@ def same_view_beside(connection: Connection) -> Iterator[Connection]:
         second.execute(same)
         _settle(second)
         yield second
+
+
+def require_unique_ids(connection: Connection) -> None:
+    """Require that no two ledger rows have the same id; a unique index is believed.
+
+    :raises ApgmsError: ``log.duplicate_id``
+    """
+    if indexed_uniquely(connection, ("id",)):
+        return
+    shared = connection.execute(
+        f"SELECT id FROM {TABLE} GROUP BY id HAVING count(*) > 1 ORDER BY id"  # noqa: S608
+    ).fetchall()
+    if shared:
+        ids = shown(compress(row[0] for row in shared))
+        raise ApgmsError(
+            "log.duplicate_id",
+            "Ledger rows share an id",
+            where=f"table {TABLE}",
+            why=f"there is more than one row of each of the ids {ids}",
+            mend="find out who dropped the primary key and inserted rows; the log says which rows "
+            "it admitted (docs/ledger-log.md)",
+        )
+
+
+def indexed_uniquely(connection: Connection, key: Sequence[str]) -> bool:
+    """Return whether an index makes ``key`` unique; it may leave out a NULL in its last column."""
+    partial = f"({key[-1]} IS NOT NULL)"
+    return any(
+        unique and set(names) <= set(key) and predicate in (None, partial)
+        for unique, predicate, names in _indexes(connection)
+    )
+
+
+def indexed_in_order(connection: Connection, key: Sequence[str]) -> bool:
+    """Return whether an index over all rows has exactly the columns of ``key``."""
+    return any(
+        predicate is None and list(names) == list(key)
+        for _unique, predicate, names in _indexes(connection)
+    )
+
+
+def _indexes(connection: Connection) -> list[tuple[bool, str | None, list[str]]]:
+    return connection.execute(
+        """
+        SELECT indisunique, pg_get_expr(indpred, indrelid),
+               ARRAY(SELECT attname::text FROM unnest(indkey[0:indnkeyatts - 1])
+                     WITH ORDINALITY AS part (number, place)
+                     JOIN pg_attribute ON attrelid = indrelid AND attnum = number ORDER BY place)
+        FROM pg_index WHERE indrelid = to_regclass(%s) AND indisvalid AND indexprs IS NULL
+        """,
+        [TABLE],
+    ).fetchall()
 
 
 def newest_id(connection: Connection) -> int | None:
@@ -279,7 +333,7 @@ def _open_end(last: int) -> str:
 def _settle(connection: Connection) -> None:
     settings = sql.SQL(", ").join(
         sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
-        for name, value in {**OUTPUT_SETTINGS, **PLANNER_SETTINGS}.items()
+        for name, value in {**OUTPUT_SETTINGS, **PLANNER_SETTINGS, **SIGHT_SETTINGS}.items()
     )
     connection.execute(sql.SQL("SELECT {}").format(settings))
 

@@ -23,18 +23,19 @@ from ...domain.ledger.extent import compress, expand, total
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
+from ...libraries import psycopg
 from ...parallel import in_order
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectConflict, ObjectStore
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
-from .archive import admitted_later
+from .archive import admitted_later, require_as_planned
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
-from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, rows_gone, snapshot_ranges
+from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
 from .log_check import compare_heads
-from .log_verify import verify_history
-from .records import frontier, record
+from .log_verify import rows_that_differ, verify_history
+from .records import frontier, record, require_new
 from .rows import (
     POLL_SECONDS,
     ROWS_AT_ONCE,
@@ -46,7 +47,6 @@ from .rows import (
     is_idle,
     late_ids,
     ledger_columns,
-    missing_ids,
     newest_id,
     one_view,
     period_totals,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 SEGMENT_ROWS = 1 << 15
+SEGMENT_BYTES = 1 << 24
 STORING_THREADS = 4
 ROWS_WORTH_A_CONNECTION = 50_000
 WAIT_SECONDS = 30.0
@@ -212,7 +213,12 @@ def take_snapshot(
     _require_log_key(signer, policy)
     with _one_at_a_time(connection, policy, clock, wait_seconds):
         log = LedgerLog(store, policy)
-        head = _catch_up(connection, log)
+        try:
+            head = _catch_up(connection, log)
+        except ApgmsError as error:
+            if verify == "full" and error.reason == "log.rows_differ":
+                raise rows_that_differ(connection, log) from None
+            raise
         work = _work(connection, log, head, clock, wait_seconds)
         return _take(
             connection, log, signer, work, clock, verify, progress or Progress(say_into(None))
@@ -235,6 +241,10 @@ def _work(
 ) -> _Work:
     after = frontier(connection, log.origin)
     plan = log.plan(head.tree_size)
+    if plan is not None:
+        require_new(connection, log, head.tree_size, plan.ranges)
+        with one_view(connection):
+            require_as_planned(connection, log, head.tree_size)
     unfinished: list[Writer] = []
     if plan is None:
         newest = newest_id(connection)
@@ -311,16 +321,21 @@ def _counted(
         deviations = check_chains(there, ledger_columns(there), scope) if checked else []
         return _Counts(deviations, period_totals(there, work.plan.ranges))
 
-    if beside:
-        with same_view_beside(connection) as second, ThreadPoolExecutor(1) as pool:
-            try:
-                yield pool.submit(count, second).result
-            except BaseException:
-                second.cancel()
-                raise
-    else:
-        counts = count(connection)
-        yield lambda: counts
+    with contextlib.ExitStack() as stack:
+        second = None
+        if beside:
+            with contextlib.suppress(psycopg.OperationalError):  # none to be had: one must do
+                second = stack.enter_context(same_view_beside(connection))
+        if second is None:
+            counts = count(connection)
+            yield lambda: counts
+            return
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        try:
+            yield pool.submit(count, second).result
+        except BaseException:
+            second.cancel()
+            raise
 
 
 def _admit(
@@ -338,9 +353,13 @@ def _admit(
         log.put_plan(size, plan)
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
-    segments = _store_rows(connection, log, plan, builder, namespaces, progress)
+    try:
+        segments = _store_rows(connection, log, plan, builder, namespaces, progress)
+    except ObjectConflict:
+        require_as_planned(connection, log, size)
+        raise
     if builder.size - size != total(plan.ranges):
-        raise rows_gone(log, missing_ids(connection, plan.ranges))
+        require_as_planned(connection, log, size)
     checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
     document = {
         "schema": SNAPSHOT_SCHEMA,
@@ -401,7 +420,7 @@ def _next_segment(
     header = line(columns)
     first, parts = builder.size, [header]
     tiles: list[tuple[Tile, bytes]] = []
-    for _ in range(SEGMENT_ROWS // ROWS_AT_ONCE):
+    while builder.size - first < SEGMENT_ROWS and sum(map(len, parts)) < SEGMENT_BYTES:
         if not (batch := list(islice(source, ROWS_AT_ONCE))):
             break
         leaves = leaf_hashes(header, batch)

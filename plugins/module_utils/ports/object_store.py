@@ -165,12 +165,14 @@ class FolderStore:
             raise _unreachable(self.url, error) from error
 
     def open(self, key: str) -> IO[bytes]:
-        with self._faults(key):
-            file = self._file(key)
+        file = self._file(key)
+        try:
             if os.fstat(file.fileno()).st_size >= CHUNK_BYTES:
                 return io.BufferedReader(_PastTheCache(file, self.url), CHUNK_BYTES)
             with file:
                 return io.BytesIO(file.read())
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
 
     def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
         rest = iter(keys)
@@ -178,18 +180,21 @@ class FolderStore:
             with contextlib.ExitStack() as stack:
                 files = []
                 for key in batch:
-                    with self._faults(key):
-                        files.append(stack.enter_context(self._file(key)))
-                        _fetch_ahead(files[-1])
-                for key, file in zip(batch, files, strict=True):
-                    with self._faults(key):
+                    files.append(stack.enter_context(self._file(key)))
+                    _fetch_ahead(files[-1])
+                for file in files:
+                    try:
                         data = file.read()
+                    except OSError as error:
+                        raise _unreachable(self.url, error) from error
                     yield data
 
     def keys(self, prefix: str) -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]
-        with self._faults(prefix):
+        try:
             found = list(self._keys_below(folder)) if folder.exists() else []
+        except OSError as error:
+            raise _unreachable(self.url, error) from error
         yield from sorted(key for key in found if key.startswith(prefix))
 
     def _keys_below(self, folder: Path) -> Iterator[str]:
@@ -200,20 +205,16 @@ class FolderStore:
 
     def _file(self, key: str) -> IO[bytes]:
         """Open a regular file; a pipe in its place is not waited for."""
-        descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(f"{self._path(key)} is not a regular file")
-        return os.fdopen(descriptor, "rb")
-
-    @contextlib.contextmanager
-    def _faults(self, key: str) -> Iterator[None]:
         try:
-            yield
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise OSError(f"{self._path(key)} is not a regular file")
         except FileNotFoundError:
             raise ObjectMissing(self.url, key) from None
         except OSError as error:
             raise _unreachable(self.url, error) from error
+        return os.fdopen(descriptor, "rb", buffering=0)
 
     def _name_all(self, scratch: str, keys: list[str]) -> None:
         folders = {self._path(key).parent for key in keys}

@@ -37,6 +37,7 @@ ROWS_AT_ONCE = 1 << 10
 SIGHT_SETTINGS = {"row_security": "off"}
 """A policy that hides rows from this role is an error, not a smaller ledger."""
 POLL_SECONDS = 0.05
+WATCH_SECONDS = 0.02
 LEAST_ID = -(2**63)
 MOST_ID = 2**63 - 1
 
@@ -199,7 +200,7 @@ def being_written(connection: Connection, clock: Clock) -> bool:
     """
     newest = newest_id(connection)
     busy = any(_writers(connection))
-    clock.sleep(POLL_SECONDS)
+    clock.sleep(WATCH_SECONDS)
     return busy or newest_id(connection) != newest
 
 

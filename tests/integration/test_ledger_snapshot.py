@@ -157,7 +157,9 @@ def test_two_spellings_of_a_namespace_are_hashed_in_order_of_position(
     stack: Stack, writer: LedgerWriter
 ) -> None:
     fill(stack, writer, 9)
-    stack.execute("UPDATE owa_ledger SET tax_type = CASE mod(id, 2) WHEN 0 THEN 'gst' ELSE 'GST' END")
+    stack.execute(
+        "UPDATE owa_ledger SET tax_type = CASE mod(id, 2) WHEN 0 THEN 'gst' ELSE 'GST' END"
+    )
     snapshot = stack.snapshot()
     leaves = (stack.folder / "store/log" / snapshot.origin / "tile/0/000.p/9").read_bytes()
     [entry] = snapshot.document["namespaces"].values()

@@ -158,7 +158,8 @@ def _with_new_rows(url: str, folder: Path) -> float:
 
 def _ingest_kept(url: str, folder: Path) -> float:
     """Return the rate of an ingest beside full verifications, over its rate alone."""
-    with _ingest(url), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    nice = {"mp_context": get_context("spawn"), "initializer": os.nice, "initargs": (NICENESS,)}
+    with _ingest(url), ProcessPoolExecutor(1, **nice) as pool:  # type: ignore[arg-type]
         alone = pool.submit(_rate, url, folder, snapshots=False).result()
         beside = pool.submit(_rate, url, folder, snapshots=True).result()
     return round(beside / alone, 3)
@@ -166,7 +167,6 @@ def _ingest_kept(url: str, folder: Path) -> float:
 
 def _rate(url: str, folder: Path, *, snapshots: bool) -> float:
     """Return the ledger rows a second that an ingest adds, while snapshots run or do not."""
-    os.nice(NICENESS)
     stack = make_stack(url, folder)
     [[before]] = stack.execute("SELECT max(id) FROM owa_ledger")
     begin = time.monotonic()

@@ -15,6 +15,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
     check as ledger_check,
 )
 from tests import rollbacks
+from tests.conftest import ROOT
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess
 from tests.module_process import run_module
@@ -173,13 +174,14 @@ def test_the_module_fails_on_a_problem_and_changes_nothing(stack: Stack) -> None
     assert "missing row: rows 4" in found["msg"]
 
 
-WRITERS = {"tree", "chain", "leaf", "mirror", "plan", "chains", "rows", "ledger", "archive",
+WRITERS = {"tree", "chain", "leaf", "mirror", "planning", "chains", "rows", "ledger", "archive",
            "chain_leaves", "log_verify", "log_check", "canonical"}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", [recount, ledger_check])
 def test_it_shares_no_hashing_and_no_sql(module: object) -> None:
     """Only formats are shared: the settings that rows print under, and where the log stands."""
+    assert {path.stem for path in (ROOT / "plugins" / "module_utils").rglob("*.py")} >= WRITERS
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
     imported = {
         (node.module or "").rpartition(".")[2]: {name.name for name in node.names}

@@ -64,6 +64,20 @@ def refusal(stack: Stack, **options: object) -> ApgmsError:
     return caught.value
 
 
+def insert_as(stack: Stack, row_id: int, writer: LedgerWriter) -> None:
+    statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
+    stack.execute(statement, row_id, *writer.row())
+
+
+def ask_for_an_origin(stack: Stack) -> str:
+    """Ask without a statement; return the reason of the refusal."""
+    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+        open_origin(
+            connection, stack.store, stack.policy, str(stack.folder / "none"), SystemClock()
+        )
+    return caught.value.reason
+
+
 def root_by_hand(stack: Stack, order: str = "l.id") -> bytes:
     """The root over all rows, from values as the server prints them, without the log's code."""
     with psycopg.connect(stack.url, autocommit=True) as connection:
@@ -297,7 +311,7 @@ def ids(ranges: list[list[str]]) -> list[int]:
 def test_a_row_inserted_below_the_frontier_is_named(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 30)
     stack.snapshot()
-    stack.execute(INSERT.replace("(abn", "(id, abn").replace("(%s", "(-5, %s"), *writer.row())
+    insert_as(stack, -5, writer)
     snapshot = stack.snapshot(verify="full")
     assert snapshot.late == [-5]
 
@@ -308,7 +322,7 @@ def test_a_late_row_alone_does_not_narrow_a_full_verification(
     fill(stack, writer, 30)
     stack.execute("UPDATE owa_ledger SET hash_after = NULL WHERE id = 20")
     stack.snapshot()
-    stack.execute(INSERT.replace("(abn", "(id, abn").replace("(%s", "(-5, %s"), *writer.row())
+    insert_as(stack, -5, writer)
     snapshot = stack.snapshot(verify="full")
     assert snapshot.late == [-5]
     assert ("null_hash", ((20, 20),)) in [(one.kind, one.ids) for one in snapshot.deviations]
@@ -326,11 +340,7 @@ def test_a_planned_row_that_is_gone_stops_the_snapshot_and_is_named(
     assert error.reason == "log.rows_gone"
     assert "rows missing: 7-8" in str(error)
     assert error.reason in BROKEN_HISTORY
-    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
-        open_origin(
-            connection, stack.store, stack.policy, str(stack.folder / "none"), SystemClock()
-        )
-    assert caught.value.reason == "approval.waiting"
+    assert ask_for_an_origin(stack) == "approval.waiting"
 
 
 def test_rows_that_changed_before_they_were_admitted_are_named(
@@ -370,7 +380,7 @@ def test_ids_that_rows_share_stop_every_act(stack: Stack, writer: LedgerWriter) 
     stack.snapshot()
     stack.execute("ALTER TABLE owa_ledger DROP CONSTRAINT owa_ledger_pkey")
     assert stack.snapshot(verify="full").tree_size == 300
-    stack.execute(INSERT.replace("(abn", "(id, abn").replace("(%s", "(300, %s"), *writer.row())
+    insert_as(stack, 300, writer)
     for verify in ("incremental", "full"):
         error = refusal(stack, verify=verify)
         assert error.reason == "log.duplicate_id"
@@ -471,17 +481,9 @@ def test_a_new_origin_may_be_asked_for_after_any_row_was_changed(
 ) -> None:
     fill(stack, writer, 600)
     stack.snapshot()
-
-    def ask() -> str:
-        with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
-            open_origin(
-                connection, stack.store, stack.policy, str(stack.folder / "none"), SystemClock()
-            )
-        return caught.value.reason
-
-    assert ask() == "log.nothing_to_restore"
+    assert ask_for_an_origin(stack) == "log.nothing_to_restore"
     stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = 3")
-    assert ask() == "approval.waiting"
+    assert ask_for_an_origin(stack) == "approval.waiting"
 
 
 def test_a_ledger_that_is_being_written_is_checked_on_one_connection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,40 +52,27 @@ def shell(script: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
-def test_the_log_verifies_with_tools_that_are_not_ours(stack: Stack) -> None:
-    snapshot = stack.snapshot()
-    log = stack.folder / "store" / "log" / snapshot.origin
-    (log / "log.pub").write_text(stack.policy.log.key)
-    verified = shell(
-        f"""
-        note=checkpoint/{snapshot.tree_size:016d}
-        sed '/^$/,$d' $note > body
-        sed -n 's|^— {snapshot.origin} ||p' $note | base64 -d | tail -c 64 > signature
-        openssl pkeyutl -verify -pubin -inkey log.pub -rawin -in body -sigfile signature
-        """,
-        log,
-    )
-    assert verified == "Signature Verified Successfully"
+def test_the_log_verifies_with_the_commands_of_the_documentation(
+    database_url: str, tmp_path: Path
+) -> None:
+    stack = make_stack(database_url, tmp_path)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        LedgerWriter().load(connection, 300)
+    assert stack.snapshot().origin == "apgms.local/prod"
     stack.cosign()
-    [(name, cosigner)] = stack.policy.log.cosigners.items()
-    (log / "cosigner.pub").write_text(cosigner)
-    verified = shell(
-        f"""
-        sed 's|^— {name} ||' cosignature/{snapshot.tree_size:016d}/* | base64 -d > cosignature.bin
-        time=$(head -c 12 cosignature.bin | tail -c 8 | od -An -tu8 --endian=big | tr -d ' ')
-        (printf 'cosignature/v1\\ntime %s\\n' "$time"; cat body) > cosigned
-        tail -c 64 cosignature.bin > signature
-        openssl pkeyutl -verify -pubin -inkey cosigner.pub -rawin -in cosigned -sigfile signature
-        """,
-        log,
-    )
-    assert verified == "Signature Verified Successfully"
-    # the entry at position 3, hashed as RFC 6962 says, is the fourth hash of the first tile
-    leaf = shell(
-        "(printf '\\000'; sed -n '1p;5p' segment/0000000000000000-0000000000000500) | sha256sum",
-        log,
-    )
-    assert leaf.split()[0] == (log / "tile/0/000").read_bytes()[96:128].hex()
+    store = stack.folder / "store"
+    shutil.copy(stack.folder / "policy.json", store)
+    section = (ROOT / "docs/ledger-log.md").read_text().partition("## Verify a checkpoint")[2]
+    checkpoint, cosignature, leaf = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert shell(checkpoint, store) == "Signature Verified Successfully"
+    assert shell(cosignature, store) == "Signature Verified Successfully"
+    hashed, stored = shell(leaf, store).splitlines()
+    assert hashed.split()[0] == stored
+    [note] = store.rglob("checkpoint/*")
+    note.write_bytes(note.read_bytes().replace(b"\n300\n", b"\n301\n"))
+    for block in (checkpoint, cosignature):
+        done = subprocess.run(["sh", "-c", block], cwd=store, capture_output=True, check=False)
+        assert done.returncode != 0
 
 
 @pytest.mark.skipif(

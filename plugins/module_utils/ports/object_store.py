@@ -180,8 +180,10 @@ class FolderStore:
             with contextlib.ExitStack() as stack:
                 files = []
                 for key in batch:
-                    files.append(stack.enter_context(self._file(key)))
-                    _fetch_ahead(files[-1])
+                    file = stack.enter_context(self._file(key))
+                    if hasattr(os, "posix_fadvise"):
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+                    files.append(file)
                 for file in files:
                     try:
                         data = file.read()
@@ -258,7 +260,7 @@ class _PastTheCache(io.RawIOBase):
     def readinto(self, target: Any) -> int:
         if not self._data and self._left > 0:
             self._data = self._ahead.result()
-            self._left -= len(self._data) or self._left
+            self._left = self._left - len(self._data) if self._data else 0
             if self._left > 0:
                 self._ahead = self._reader.submit(self._read_chunk)
         part = self._data[: len(target)]
@@ -505,11 +507,6 @@ def _set_direct(descriptor: int, *, direct: bool) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, after)
         return before != after
     return False
-
-
-def _fetch_ahead(stream: IO[bytes]) -> None:
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _sync_folder(folder: Path) -> None:

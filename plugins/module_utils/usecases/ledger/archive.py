@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...domain.ledger.extent import IdRange, compress, expand, shown
+from ...domain.ledger.extent import IdRange, compress, shown
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
-from .log import LedgerLog, rows_gone
+from .log import LedgerLog, Plan
 from .rows import missing_ids, rows
 
 if TYPE_CHECKING:
@@ -37,40 +37,42 @@ def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
 
     :raises ApgmsError: ``log.object_missing`` where one of them, or its checkpoint, is not there
     """
-    for each in (size_ for size_ in log.sizes() if size_ > size):
+    before = size
+    for each in log.sizes():
+        if each <= size:
+            continue
         document = log.snapshot(each)
-        if int(document["previous_size"]) != size:
+        if int(document["previous_size"]) != before:
             raise ApgmsError(
                 "log.object_missing",
                 "A checkpoint of the ledger log is not in the object store",
                 where=log.at(log.key("checkpoint/")),
                 why=f"the snapshot of {each} rows follows one of {document['previous_size']} rows; "
-                f"the checkpoint before it has {size}",
+                f"the checkpoint before it has {before}",
                 mend="restore the object from the object store's own versions, then run the same "
                 "command again",
             )
         yield document
-        size = each
+        before = each
 
 
-def require_as_planned(connection: Connection, log: LedgerLog, size: int) -> None:
+def require_as_planned(connection: Connection, log: LedgerLog, size: int, plan: Plan) -> None:
     """Require of the ledger what a snapshot after ``size`` began to admit, and was cut off.
 
     :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing
     """
-    plan = log.plan(size)
-    if plan is None:
-        return
     header = line(plan.columns)
     changed: list[int] = []
-    missing = [each for one in missing_ids(connection, plan.ranges) for each in expand([one])]
     for (first, _end), key in log.segments():
+        if first < size:
+            continue
         lines = read(log.store, key).splitlines(keepends=True)
-        if first >= size and lines[:1] == [header]:
+        if lines[:1] == [header]:
             segment = Segment(first, plan.columns, tuple(lines[1:]))
             compare_segment(connection, segment, changed, [])
+    missing = missing_ids(connection, plan.ranges)
     if changed or missing:
-        raise rows_gone(log, compress(sorted(changed)), compress(sorted(missing)))
+        raise rows_gone(log, compress(sorted(changed)), missing)
 
 
 def segments(log: LedgerLog, snapshot: dict[str, Any]) -> Iterator[Segment]:
@@ -135,18 +137,27 @@ def differ(
             mend="restore the tables of the schema apgms_release from a backup, or open a new "
             "origin under a signed restore statement (docs/ledger-log.md, Restore)",
         )
-    parts = [
-        f"{word}: {shown(ids)}" for word, ids in (("changed", changed), ("missing", missing)) if ids
-    ]
     return ApgmsError(
         reason,
         "The ledger is not what the log says",
         where=f"table owa_ledger, log {log.origin}",
-        why=f"rows {'; rows '.join(parts)}",
+        why=_named(changed, missing),
         mend="find out who changed the ledger or restored the database; docs/ledger-log.md "
         "(Restore) says how rows are put back, or a new origin is opened, under a signed statement",
         changed_ids=_pairs(changed),
         missing_ids=_pairs(missing),
+    )
+
+
+def rows_gone(log: LedgerLog, changed: list[IdRange], missing: list[IdRange]) -> ApgmsError:
+    """Return the refusal of a ledger whose rows went while they were being admitted."""
+    return ApgmsError(
+        "log.rows_gone",
+        "Ledger rows are not what a snapshot, cut off before, had begun to admit",
+        where=f"table owa_ledger, log {log.origin}",
+        why=_named(changed, missing),
+        mend="find out who changed them and put them back, then take the snapshot again; or open a "
+        "new origin under a signed restore statement (docs/ledger-log.md, Restore)",
     )
 
 
@@ -159,6 +170,11 @@ def segment_damaged(where: str) -> ApgmsError:
         why="its rows do not have the leaf hashes of the tree",
         mend="restore this object from the object store's own versions",
     )
+
+
+def _named(changed: list[IdRange], missing: list[IdRange]) -> str:
+    found = (("changed", changed), ("missing", missing))
+    return "; ".join(f"rows {word}: {shown(ids)}" for word, ids in found if ids)
 
 
 def _pairs(ranges: list[IdRange]) -> list[list[str]]:

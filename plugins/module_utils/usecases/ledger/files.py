@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -31,14 +32,13 @@ class Namespaces:
         self._before = before
         self._column = columns.index("tax_type")
         self._digests: dict[str, Any] = {}
-        self._names = _Names()
 
     def add(self, rows: Sequence[bytes], leaves: Sequence[bytes]) -> None:
         """Add rows, as COPY text, with their leaf hashes."""
         column = self._column
         found: defaultdict[str, list[bytes]] = defaultdict(list)
         for row, leaf in zip(rows, leaves, strict=True):
-            found[self._names[row.split(b"\t", column + 1)[column]]].append(leaf)
+            found[_printed(row.split(b"\t", column + 1)[column])].append(leaf)
         for name, hashes in found.items():
             self._digest(name).update(b"".join(hashes))
 
@@ -79,17 +79,15 @@ class Namespaces:
         }
 
 
-class _Names(dict[bytes, str]):
-    """The namespace of each tax type seen, as COPY prints it."""
-
-    def __missing__(self, field: bytes) -> str:
-        name = self[field] = namespace(values(field)[0])
-        return name
-
-
 def namespace(tax_type: str | None) -> str:
     """Return the namespace of a tax type: lower case, anything unfit for a file name escaped."""
     return quote((tax_type or "").lower(), safe="") or "none"
+
+
+@cache
+def _printed(tax_type: bytes) -> str:
+    """Return the namespace of a tax type as COPY prints it."""
+    return namespace(values(tax_type)[0])
 
 
 def namespace_files(snapshot: Mapping[str, Any]) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from typing import Any
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, parse_canonical
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import IdRange, shown
+from ...domain.ledger.extent import IdRange
 from ...domain.ledger.tree import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -33,6 +33,12 @@ from ...ports.object_store import ObjectMissing, ObjectStore, read
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"
 RESTORE_SCHEMA = "apgms.release/log-restore/1"
+_PLAN_FIELDS = frozenset({"schema", "origin", "tree_size", "columns", "ranges"})
+FIELDS = {
+    PLAN_SCHEMA: _PLAN_FIELDS,
+    SNAPSHOT_SCHEMA: _PLAN_FIELDS | {"root", "previous_size", "segments", "namespaces"},
+}
+"""What each kind of document must say."""
 TILES_KEPT = 256
 _SIZE = re.compile(r"[0-9]{16}")
 _SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
@@ -158,9 +164,9 @@ class LedgerLog:
         return self._read_tiles([tile])[0]
 
     def _read_tiles(self, tiles: list[Tile]) -> list[bytes]:
+        if len(self._tiles) + len(tiles) > TILES_KEPT:
+            self._tiles.clear()
         wanted = [tile for tile in tiles if tile not in self._tiles]
-        if len(self._tiles) + len(wanted) > TILES_KEPT:
-            self._tiles = {tile: data for tile, data in self._tiles.items() if tile in tiles}
         stored = self.store.read_many(self.key(tile.path) for tile in wanted)
         for tile, data in zip(wanted, stored, strict=True):
             if len(data) != tile.width * HASH_BYTES:
@@ -226,17 +232,16 @@ class LedgerLog:
 
     def _document(self, key: str, schema: str, size: int) -> dict[str, Any]:
         try:
-            document: dict[str, Any] = parse_canonical(read(self.store, key))
-            said = [
-                document[name] for name in ("schema", "origin", "tree_size", "columns", "ranges")
-            ]
-            if said[:3] != [schema, self.origin, str(size)]:
-                raise ValueError(f"it says that it is {' '.join(map(str, said[:3]))}")
-        except KeyError as error:
-            raise object_damaged(self.at(key), f"it lacks {error}") from None
-        except (TypeError, ValueError) as error:
+            document = parse_canonical(read(self.store, key))
+        except ValueError as error:
             raise object_damaged(self.at(key), str(error)) from None
-        return document
+        said = document if isinstance(document, dict) else {}
+        if missing := FIELDS[schema] - said.keys():
+            raise object_damaged(self.at(key), f"it lacks {', '.join(sorted(missing))}")
+        names = [said["schema"], said["origin"], said["tree_size"]]
+        if names != [schema, self.origin, str(size)]:
+            raise object_damaged(self.at(key), f"it says that it is {' '.join(map(str, names))}")
+        return said
 
     def key(self, name: str) -> str:
         """Return the object key of something in this log."""
@@ -284,21 +289,6 @@ def forked(where: str, why: str) -> ApgmsError:
         why=why,
         mend="find out which history is the true one; continuing on a restored database needs a "
         "signed restore statement (docs/ledger-log.md, Restore)",
-    )
-
-
-def rows_gone(log: LedgerLog, changed: list[IdRange], missing: list[IdRange]) -> ApgmsError:
-    """Return the refusal of a ledger whose rows went while they were being admitted."""
-    parts = [
-        f"{word}: {shown(ids)}" for word, ids in (("changed", changed), ("missing", missing)) if ids
-    ]
-    return ApgmsError(
-        "log.rows_gone",
-        "Ledger rows are not what a snapshot, cut off before, had begun to admit",
-        where=f"table owa_ledger, log {log.origin}",
-        why=f"rows {'; rows '.join(parts)}",
-        mend="find out who changed them and put them back, then take the snapshot again; or open a "
-        "new origin under a signed restore statement (docs/ledger-log.md, Restore)",
     )
 
 

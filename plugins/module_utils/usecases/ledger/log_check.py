@@ -31,7 +31,9 @@ def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -
     Cheap: reads the newest objects of the log and the last few rows it admitted.
 
     :raises ApgmsError: ``log.forked``, ``log.database_behind``, ``log.store_behind``,
-        ``log.rows_differ``, ``log.tile_damaged``, ``log.checkpoint_invalid``, ``log.unfinished``
+        ``log.rows_differ``, ``log.column_gone``, ``log.duplicate_id``, ``log.tile_damaged``,
+        ``log.checkpoint_invalid``, ``log.object_damaged``, ``log.object_missing``,
+        ``log.unfinished``
     """
     log = LedgerLog(store, policy)
     recorded, head = compare_heads(connection, log)

@@ -85,7 +85,8 @@ def _require_broken(connection: Connection, log: LedgerLog) -> None:
         _recorded, head = compare_heads(connection, log)
         with one_view(connection):
             verify_history(connection, log, head, Progress(say_into(None)))
-            require_as_planned(connection, log, head.tree_size)
+            if (plan := log.plan(head.tree_size)) is not None:
+                require_as_planned(connection, log, head.tree_size, plan)
     except ApgmsError as error:
         if error.reason in BROKEN_HISTORY:
             return

@@ -246,15 +246,14 @@ def late_ids(connection: Connection, origin: str) -> list[int]:
 
 def missing_ids(connection: Connection, ranges: Iterable[IdRange]) -> list[IdRange]:
     """Return which ids of ``ranges`` the ledger does not have."""
-    missing: list[int] = []
-    for one in ranges:
-        found = connection.execute(
-            "SELECT id FROM generate_series(%s::bigint, %s::bigint) AS wanted (id)"  # noqa: S608
-            f" WHERE NOT EXISTS (SELECT FROM {TABLE} AS row WHERE row.id = wanted.id)",
-            one,
-        )
-        missing += (row[0] for row in found)
-    return compress(sorted(missing))
+    planned = list(ranges)
+    found = connection.execute(
+        "SELECT id FROM unnest(%s::bigint[], %s::bigint[]) AS planned (first, last)"  # noqa: S608
+        " CROSS JOIN LATERAL generate_series(first, last) AS wanted (id)"
+        f" WHERE NOT EXISTS (SELECT FROM {TABLE} AS row WHERE row.id = wanted.id) ORDER BY id",
+        [[one.first for one in planned], [one.last for one in planned]],
+    )
+    return compress(row[0] for row in found)
 
 
 def rows(

@@ -29,7 +29,7 @@ from ...ports.clock import Clock
 from ...ports.object_store import ObjectConflict, ObjectStore
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
-from .archive import admitted_later, require_as_planned
+from .archive import admitted_later, require_as_planned, rows_gone
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
 from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
@@ -47,9 +47,11 @@ from .rows import (
     is_idle,
     late_ids,
     ledger_columns,
+    missing_ids,
     newest_id,
     one_view,
     period_totals,
+    require_unique_ids,
     rows,
     same_view_beside,
     wait_for_writers,
@@ -241,12 +243,12 @@ def _work(
 ) -> _Work:
     after = frontier(connection, log.origin)
     plan = log.plan(head.tree_size)
+    unfinished: list[Writer] = []
     if plan is not None:
         require_new(connection, log, head.tree_size, plan.ranges)
         with one_view(connection):
-            require_as_planned(connection, log, head.tree_size)
-    unfinished: list[Writer] = []
-    if plan is None:
+            require_as_planned(connection, log, head.tree_size, plan)
+    else:
         newest = newest_id(connection)
         unfinished = wait_for_writers(connection, clock, wait_seconds)
         with one_view(connection):
@@ -271,16 +273,15 @@ def _take(
     beside = many and is_idle(connection) and not being_written(connection, clock)
     if many:
         progress.say(f"Checking the chains of {work.rows_in(scope):,} rows")
-    with one_view(connection):
-        with _counted(connection, work, scope, beside) as counted:
-            if verify == "full":
-                builder = verify_history(connection, log, work.head, progress)
-            else:
-                builder = log.builder(work.head.tree_size)
-            if work.plan.ranges or not work.head.note:
-                head, document = _admit(connection, log, signer, work, builder, counted, progress)
-            else:
-                head, document = work.head, log.snapshot(work.head.tree_size)
+    with one_view(connection), _counted(connection, work, scope, beside) as counted:
+        if verify == "full":
+            builder = verify_history(connection, log, work.head, progress)
+        else:
+            builder = log.builder(work.head.tree_size)
+        if work.plan.ranges or not work.head.note:
+            head, document = _admit(connection, log, signer, work, builder, counted, progress)
+        else:
+            head, document = work.head, log.snapshot(work.head.tree_size)
         deviations = counted().deviations
     if head.note != work.head.note:
         record(connection, head, work.plan.columns, work.plan.ranges, work.head.tree_size)
@@ -353,13 +354,10 @@ def _admit(
         log.put_plan(size, plan)
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
-    try:
-        segments = _store_rows(connection, log, plan, builder, namespaces, progress)
-    except ObjectConflict:
-        require_as_planned(connection, log, size)
-        raise
+    segments = _store_rows(connection, log, plan, builder, namespaces, progress)
     if builder.size - size != total(plan.ranges):
-        require_as_planned(connection, log, size)
+        require_unique_ids(connection)
+        raise rows_gone(log, [], missing_ids(connection, plan.ranges))
     checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
     document = {
         "schema": SNAPSHOT_SCHEMA,

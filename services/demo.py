@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.request
 from datetime import UTC, datetime
@@ -182,9 +181,9 @@ class Demo:
         store = self.stacks.root / stack / "object-store"
         (path,) = store.glob(f"evidence/{manifest}/*.tar")
         folder = self.evidence / name
-        subprocess.run(["tar", "-xf", str(path), "-C", str(self.evidence)], check=True)  # noqa: S607
-        with tarfile.open(path) as archive:
-            (self.evidence / archive.getnames()[0].partition("/")[0]).rename(folder)
+        folder.mkdir(parents=True)
+        strip = ["--strip-components", "1", "-C", str(folder)]
+        subprocess.run(["tar", "-xf", str(path), *strip], check=True)  # noqa: S607
         policy = (self.stacks.root / stack / "policy.json").read_bytes()
         done = subprocess.run(
             ["sh", str(VERIFY), "--policy", sha256_hex(policy), str(folder)],  # noqa: S607

@@ -103,7 +103,9 @@ def test_the_check_in_sets_finds_what_a_walk_finds(
             assert checked(connection, Scope(after, 600)) == {k: v for k, v in fresh.items() if v}
 
 
-@pytest.mark.parametrize("number", ["{} * 0", "length(tax_type) + {} * 0"])
+@pytest.mark.parametrize(
+    "number", ["({salt} * 0)", "((length(tax_type)::bigint << 30) + {salt} * 0)"]
+)
 def test_chains_that_share_a_number_are_told_apart(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
@@ -119,6 +121,25 @@ def test_chains_that_share_a_number_are_told_apart(
             )
         wanted = walk(connection)
         assert checked(connection, Scope(None, 300)) == wanted
+
+
+@pytest.mark.parametrize("factor", [1, 10**6, 2**53])
+def test_rows_are_checked_in_the_order_of_their_ids_however_far_apart(
+    database_url: str, tmp_path: Path, factor: int
+) -> None:
+    stack = make_stack(database_url, tmp_path)
+    chance = random.Random(factor)
+    with stack.connection() as connection:
+        LedgerWriter(7).load(connection, 300)
+        connection.execute("UPDATE owa_ledger SET id = (id - 150) * %s", [factor])
+        whole = Scope(None, 150 * factor)
+        assert checked(connection, whole) == {} == walk(connection)
+        for _ in range(3):
+            one, other = chance.sample(range(-149, 151), 2)
+            swap = "UPDATE owa_ledger SET id = %s WHERE id = %s"
+            for new, old in ((-(2**62), one), (one, other), (other, -(2**62))):
+                connection.execute(swap, [max(new * factor, -(2**62)), max(old * factor, -(2**62))])
+            assert checked(connection, whole) == walk(connection) != {}
 
 
 def test_the_whole_chain_of_a_late_row_is_checked_again(database_url: str, tmp_path: Path) -> None:

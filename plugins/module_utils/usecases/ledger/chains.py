@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, LiteralString
 
 from ...domain.ledger.chain import (
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 MAX_NAMED = 1000
 CHAIN_KEY = ("abn", "tax_type", "period_id")
 CHAIN_NUMBER: LiteralString = (
-    "hashtextextended(abn, hashtextextended(tax_type, hashtextextended(period_id, {})))"
+    "hashtextextended(abn, hashtextextended(tax_type, hashtextextended(period_id, {salt})))"
 )
-"""The number that stands for a chain while rows are sorted; its argument is drawn anew each time."""
+ORDER_BITS = 24
+"""Low bits of a row's sort key, which keep the order of ids; the high ones stand for its chain."""
+LARGEST_SUMMAND = 1 << 61
+"""Amounts and balances up to here are added in 64 bits; rows with larger ones stand in doubt."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,17 @@ class Scope:
     after: int | None
     upto: int
     late: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Rows to check, among them the row before each of them in its chain."""
+
+    parts: tuple[sql.Composable, ...]
+    """Conditions, no two of which hold for the same row."""
+    wanted: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    """Which of the rows, as ``linked``, are to be checked."""
+    salt: int = field(default_factory=lambda: secrets.randbits(63))
 
 
 @dataclass
@@ -93,11 +107,11 @@ def deviating_rows(
 
     :param chains: a query for their (abn, tax_type, period_id)
     """
-    yield from _deviating(connection, [_rows("true", _of_chains(chains), _salt())])
+    yield from _deviating(connection, [_Selection((_of_chains(chains),))])
 
 
 def _found(connection: Connection, names: Sequence[str], scope: Scope) -> Iterator[tuple[int, str]]:
-    for _chain, row_id, kind in _deviating(connection, _checked(connection, scope)):
+    for _chain, row_id, kind in _deviating(connection, _selections(connection, scope)):
         yield row_id, kind
     if "transfer_uuid" in names:
         for row_id in _duplicates(connection, ("transfer_uuid",), scope):
@@ -107,7 +121,7 @@ def _found(connection: Connection, names: Sequence[str], scope: Scope) -> Iterat
 
 
 def _deviating(
-    connection: Connection, selections: Iterable[sql.Composable]
+    connection: Connection, selections: Iterable[_Selection]
 ) -> Iterator[tuple[Chain, int, str]]:
     for chain, row_id, link, previous in _doubtful(connection, selections):
         for kind in deviations(link, previous):
@@ -115,10 +129,10 @@ def _deviating(
 
 
 def _doubtful(
-    connection: Connection, selections: Iterable[sql.Composable]
+    connection: Connection, selections: Iterable[_Selection]
 ) -> Iterator[tuple[Chain, int, Link, Link | None]]:
-    for checked in selections:
-        query = sql.SQL("COPY ({}) TO STDOUT").format(_not_valid(checked))
+    for selection in selections:
+        query = sql.SQL("COPY ({}) TO STDOUT").format(_not_valid(connection, selection))
         with connection.cursor().copy(query) as copy:
             copy.set_types(["text"] * 3 + ["int8"] * 3 + ["text"] * 4 + ["int8"])
             for *key, row_id, amount, balance, receipt, prev, after, old_hash, old in copy.rows():
@@ -129,24 +143,22 @@ def _doubtful(
                 yield Chain(*key), row_id, link, previous
 
 
-def _not_valid(checked: sql.Composable) -> sql.Composable:
+def _not_valid(connection: Connection, selection: _Selection) -> sql.Composable:
     """Select the rows that are not valid beyond doubt, with what the rule reads of the row before.
 
-    Rows are brought into the order of their chains by a number that stands for the chain: sorting
-    by 64 bits takes the same time however the chains lie in the table, which reading along an index
-    does not. The number is salted anew each time, so which chains share one is chance, 2**-64 for
-    two of them; their rows then stand in doubt, and the row before is looked up by its chain. Sums
-    that could leave 64 bits are taken in numeric.
+    Each row is reduced to four numbers, which take the same time to sort however the chains lie in
+    the table: its key, its id, and what stands for hash and balance before and after it. A row is
+    valid where the number before it is the number after its predecessor. Numbers are salted anew
+    each time, so which ones coincide is chance: 2**-64 for hashes, and rows of chains that share
+    the high bits of a key stand in doubt. The row before one in doubt is looked up by its chain.
     """
     return sql.SQL("""
         SELECT now.abn, now.tax_type, now.period_id, now.id, now.amount_cents::bigint,
                now.balance_after_cents::bigint, now.bank_receipt_hash, now.prev_hash,
                now.hash_after, before.hash_after, before.balance_after_cents::bigint
-        FROM (SELECT id, prev_hash, amount_cents, balance_after_cents, good, wanted,
-                     lag(id) OVER chain AS before_id, lag(hash_after) OVER chain AS before_hash,
-                     lag(balance_after_cents) OVER chain AS before_balance
-              FROM ({checked}) AS checked
-              WINDOW chain AS (PARTITION BY chain ORDER BY id)) AS linked
+        FROM (SELECT id, key, begin, lag(id) OVER chains AS before_id,
+                     lag(key) OVER chains AS before_key, lag("end") OVER chains AS before_end
+              FROM ({numbers}) AS numbers WINDOW chains AS (ORDER BY key, id)) AS linked
         JOIN owa_ledger AS now ON now.id = linked.id
         LEFT JOIN LATERAL (
             SELECT abn, tax_type, period_id, hash_after, balance_after_cents FROM owa_ledger
@@ -158,19 +170,14 @@ def _not_valid(checked: sql.Composable) -> sql.Composable:
              WHERE NOT ({same}) AND (earlier.abn, earlier.tax_type, earlier.period_id)
                                    = (now.abn, now.tax_type, now.period_id) AND earlier.id < now.id
              ORDER BY earlier.id DESC LIMIT 1)) AS before ON true
-        WHERE linked.wanted AND (
-              linked.good
-              AND coalesce(linked.prev_hash, '') = coalesce(linked.before_hash, '')
-              AND CASE WHEN linked.amount_cents BETWEEN -1::bigint << 61 AND 1::bigint << 61
-                        AND coalesce(linked.before_balance, 0)
-                            BETWEEN -1::bigint << 61 AND 1::bigint << 61
-                  THEN linked.balance_after_cents
-                       = coalesce(linked.before_balance, 0) + linked.amount_cents
-                  ELSE linked.balance_after_cents
-                       = coalesce(linked.before_balance, 0)::numeric + linked.amount_cents END
-        ) IS NOT TRUE
+        WHERE {wanted} AND CASE WHEN linked.key >> {bits} = linked.before_key >> {bits}
+                                THEN begin = before_end
+                                ELSE begin = hashtextextended('', {salt}) END IS NOT TRUE
         ORDER BY now.id""").format(
-        checked=checked,
+        numbers=_numbers(connection, selection),
+        wanted=selection.wanted,
+        bits=sql.Literal(ORDER_BITS),
+        salt=sql.Literal(selection.salt),
         same=sql.SQL(
             "(neighbour.abn, neighbour.tax_type, neighbour.period_id)"
             " = (now.abn, now.tax_type, now.period_id)"
@@ -178,35 +185,49 @@ def _not_valid(checked: sql.Composable) -> sql.Composable:
     )
 
 
-def _checked(connection: Connection, scope: Scope) -> Iterator[sql.Composable]:
-    """Yield selections of the rows to check, each with the rows before them in their chains."""
-    salt = _salt()
+def _numbers(connection: Connection, selection: _Selection) -> sql.Composable:
+    """Select the numbers of each row; OFFSET 0 keeps its texts from being sorted with them."""
+    low, high = connection.execute("SELECT min(id), max(id) FROM owa_ledger").fetchall()[0]
+    shift = 0
+    while ((high or 0) >> shift) - ((low or 0) >> shift) >= 1 << ORDER_BITS:
+        shift += 1
+    numbers = sql.SQL("""
+        SELECT id::bigint,
+               {chain} >> {bits} << {bits} | (id::bigint >> {shift}) - {low} AS key,
+               CASE WHEN amount_cents BETWEEN -{most}::bigint AND {most}
+                     AND balance_after_cents BETWEEN -{most}::bigint AND {most}
+                     AND hash_after = encode(sha256(convert_to(
+                         concat(prev_hash, bank_receipt_hash, balance_after_cents), 'UTF8')), 'hex')
+                    THEN hashtextextended(coalesce(prev_hash, ''),
+                        (balance_after_cents - amount_cents)::bigint # {salt}) END AS begin,
+               hashtextextended(coalesce(hash_after, ''), balance_after_cents::bigint # {salt})
+                   AS "end"
+        FROM owa_ledger WHERE """).format(
+        chain=sql.SQL(CHAIN_NUMBER).format(salt=sql.Literal(selection.salt)),
+        bits=sql.Literal(ORDER_BITS),
+        shift=sql.Literal(shift),
+        low=sql.Literal((low or 0) >> shift),
+        most=sql.Literal(LARGEST_SUMMAND),
+        salt=sql.Literal(selection.salt),
+    )
+    parts = [numbers + part for part in selection.parts]
+    return sql.SQL("{} OFFSET 0").format(sql.SQL(" UNION ALL ").join(parts))
+
+
+def _selections(connection: Connection, scope: Scope) -> Iterator[_Selection]:
     upto = sql.SQL("id <= {}").format(sql.Literal(scope.upto))
     if scope.after is None:
-        yield _rows("true", upto, salt)
+        yield _Selection((upto,))
         return
     fresh = sql.SQL("id > {} AND {}").format(sql.Literal(scope.after), upto)
     if scope.late:
         late = sql.SQL("id = ANY({})").format(sql.Literal(list(scope.late)))
         below = sql.SQL("id <= {}").format(sql.Literal(scope.after))
-        yield _rows("true", sql.SQL("{} AND {}").format(below, _same_chains(late)), salt)
-    yield sql.SQL("{} UNION ALL {}").format(
-        _rows("true", fresh, salt),
-        _rows("false", _heads(connection, fresh, scope.after), salt),
+        yield _Selection((sql.SQL("{} AND {}").format(below, _same_chains(late)),))
+    yield _Selection(
+        (fresh, _heads(connection, fresh, scope.after)),
+        sql.SQL("linked.id > {}").format(sql.Literal(scope.after)),
     )
-
-
-def _rows(wanted: LiteralString, where: sql.Composable, salt: int) -> sql.Composable:
-    return sql.SQL(
-        "SELECT id, amount_cents::bigint, balance_after_cents::bigint, prev_hash, hash_after,"
-        " {} AS wanted, hash_after = encode(sha256(convert_to("
-        "  concat(prev_hash, bank_receipt_hash, balance_after_cents), 'UTF8')), 'hex') AS good,"
-        " {} AS chain FROM owa_ledger WHERE {}"
-    ).format(sql.SQL(wanted), sql.SQL(CHAIN_NUMBER).format(sql.Literal(salt)), where)
-
-
-def _salt() -> int:
-    return secrets.randbits(63)
 
 
 def _same_chains(where: sql.Composable) -> sql.Composable:

@@ -53,7 +53,7 @@ def test_a_stream_that_the_server_breaks_off_raises(stack: Stack) -> None:
 
 def test_a_snapshot_says_how_far_it_is(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(snapshots, "ROWS_WORTH_A_CONNECTION", ROWS)
+    monkeypatch.setattr(snapshots, "MANY_ROWS", ROWS)
     said: list[str] = []
     stack.snapshot(progress=progress.Progress(said.append))
     stack.snapshot(verify="full", progress=progress.Progress(said.append))

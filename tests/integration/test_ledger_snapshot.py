@@ -448,7 +448,7 @@ def test_a_database_that_gives_no_second_connection_is_read_over_one(
     def none_left(*_: Any) -> Any:
         raise psycopg.OperationalError("too many connections")
 
-    monkeypatch.setattr(snapshots, "ROWS_WORTH_A_CONNECTION", 1)
+    monkeypatch.setattr(snapshots, "MANY_ROWS", 1)
     monkeypatch.setattr(snapshots, "same_view_beside", none_left)
     fill(stack, writer, 20)
     assert stack.snapshot().checked_rows == 20
@@ -497,7 +497,7 @@ def test_a_ledger_that_is_being_written_is_checked_on_one_connection(
         return counted(*arguments)
 
     monkeypatch.setattr(snapshots, "_counted", watched)
-    monkeypatch.setattr(snapshots, "ROWS_WORTH_A_CONNECTION", 1)
+    monkeypatch.setattr(snapshots, "MANY_ROWS", 1)
     fill(stack, writer, 30)
     stack.snapshot()
     fill(stack, writer, 30)

@@ -88,6 +88,19 @@ def test_many_objects_are_put_like_single_ones(store: ObjectStore) -> None:
     assert read(store, "tile/3") == b"3"
 
 
+def test_batches_are_put_while_others_are_being_made(store: ObjectStore) -> None:
+    objects = {f"{batch}/{n}": b"%d/%d" % (batch, n) for batch in range(12) for n in range(5)}
+    with store.putting() as putter:
+        for batch in range(12):
+            putter.put([(f"{batch}/{n}", b"%d/%d" % (batch, n)) for n in range(5)])
+        putter.settle()
+        assert {key: read(store, key) for key in store.keys("")} == objects
+        with pytest.raises(ObjectConflict):
+            putter.put([("3/1", b"other")])
+            putter.settle()
+    assert read(store, "3/1") == b"3/1"
+
+
 @pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, 2 * CHUNK + 5])
 def test_objects_of_every_size_come_back_byte_for_byte(store: ObjectStore, size: int) -> None:
     data = random.Random(size).randbytes(size)

@@ -17,8 +17,9 @@ import stat
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -27,6 +28,7 @@ from urllib.parse import urlsplit
 from ..errors import ApgmsError
 from ..libraries import boto3, botocore
 from ..parallel import in_order
+from .put_process import PutHere, Putter, put_beside
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 12
 REQUESTS_AT_ONCE = 8
-CONNECTIONS = 5 * REQUESTS_AT_ONCE
-"""A pool with room for a few threads that make so many requests each."""
+BATCHES_AT_ONCE = 4
+CONNECTIONS = (1 + BATCHES_AT_ONCE) * REQUESTS_AT_ONCE
+"""A pool with room for the threads of as many batches, and one that reads."""
 FILES_AT_ONCE = 256
 
 
@@ -81,6 +84,12 @@ class ObjectStore(Protocol):
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         """Store many small objects as :meth:`put_new` does; all are durable once it returns."""
+
+    def putting(self) -> AbstractContextManager[Putter]:
+        """Yield what does :meth:`put_many` while its caller goes on making objects.
+
+        Enter this before any thread is started.
+        """
 
     def open(self, key: str) -> IO[bytes]:
         """Return a stream of the object's bytes.
@@ -153,7 +162,7 @@ class FolderStore:
         _sync_folder(target.parent)
         return True
 
-    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+    def put_many(self, objects: Iterable[tuple[str, bytes | memoryview]]) -> None:
         rest = iter(objects)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -163,6 +172,9 @@ class FolderStore:
                     self._name_all(scratch, [key for key, _data in batch])
         except OSError as error:
             raise _unreachable(self.url, error) from error
+
+    def putting(self) -> AbstractContextManager[Putter]:
+        return put_beside(self.put_many)
 
     def open(self, key: str) -> IO[bytes]:
         file = self._file(key)
@@ -324,6 +336,11 @@ class S3Store:
         self._client  # noqa: B018 - made before threads share it
         deque(in_order(lambda new: self.put_new(*new), objects, REQUESTS_AT_ONCE), maxlen=0)
 
+    @contextlib.contextmanager
+    def putting(self) -> Iterator[Putter]:
+        with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+            yield _PutInThreads(self.put_many, pool)
+
     def open(self, key: str) -> IO[bytes]:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
@@ -359,6 +376,26 @@ class S3Store:
                 config=botocore.config.Config(max_pool_connections=CONNECTIONS),
             )
         return self._client_made
+
+
+class _PutInThreads:
+    """Puts a few batches at once, each in a thread."""
+
+    def __init__(
+        self, put_many: Callable[[Sequence[tuple[str, bytes]]], None], pool: ThreadPoolExecutor
+    ) -> None:
+        self._put_many = put_many
+        self._pool = pool
+        self._begun: deque[Future[None]] = deque()
+
+    def put(self, objects: Sequence[tuple[str, bytes]]) -> None:
+        if len(self._begun) > BATCHES_AT_ONCE:
+            self._begun.popleft().result()
+        self._begun.append(self._pool.submit(self._put_many, objects))
+
+    def settle(self) -> None:
+        while self._begun:
+            self._begun.popleft().result()
 
 
 class _S3Body(io.RawIOBase):
@@ -408,6 +445,9 @@ class OverlayStore:
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         for key, data in objects:
             self.put_new(key, data)
+
+    def putting(self) -> AbstractContextManager[Putter]:
+        return contextlib.nullcontext(PutHere(self.put_many))
 
     def open(self, key: str) -> IO[bytes]:
         if key not in self._places:
@@ -463,7 +503,7 @@ def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
         os.unlink(name)  # noqa: PTH108 - mkstemp hands out a name, not a Path
 
 
-def _write_synced(folder: str, contents: list[bytes]) -> None:
+def _write_synced(folder: str, contents: list[bytes | memoryview]) -> None:
     """Write numbered files; the first sync commits what all have in common."""
     with contextlib.ExitStack() as stack:
         buffer = stack.enter_context(mmap.mmap(-1, CHUNK_BYTES))
@@ -477,7 +517,7 @@ def _write_synced(folder: str, contents: list[bytes]) -> None:
             os.fsync(descriptor)
 
 
-def _write_past_the_cache(descriptor: int, data: bytes, buffer: mmap.mmap) -> None:
+def _write_past_the_cache(descriptor: int, data: bytes | memoryview, buffer: mmap.mmap) -> None:
     """Write whole blocks from page-aligned memory, where the file system takes them directly.
 
     The page cache costs many times the write itself, and is better left to the database.

@@ -9,9 +9,9 @@ the signed checkpoint, record it in the database.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
@@ -24,9 +24,9 @@ from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...libraries import psycopg
-from ...parallel import in_order
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectConflict, ObjectStore
+from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .archive import admitted_later, require_as_planned, rows_gone
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
 SEGMENT_ROWS = 1 << 15
 SEGMENT_BYTES = 1 << 24
-STORING_THREADS = 4
-ROWS_WORTH_A_CONNECTION = 50_000
+MANY_ROWS = 50_000
+"""From here on a connection, or a process, of their own is worth it."""
 WAIT_SECONDS = 30.0
 Verify = Literal["incremental", "full"]
 
@@ -269,17 +269,23 @@ def _take(
     progress: Progress,
 ) -> Snapshot:
     scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
-    many = work.rows_in(scope) >= ROWS_WORTH_A_CONNECTION
+    many = work.rows_in(scope) >= MANY_ROWS
     beside = many and is_idle(connection) and not being_written(connection, clock)
     if many:
         progress.say(f"Checking the chains of {work.rows_in(scope):,} rows")
-    with one_view(connection), _counted(connection, work, scope, beside) as counted:
+    with (
+        one_view(connection),
+        _putting(log.store, work.plan) as putter,
+        _counted(connection, work, scope, beside) as counted,
+    ):
         if verify == "full":
             builder = verify_history(connection, log, work.head, progress)
         else:
             builder = log.builder(work.head.tree_size)
         if work.plan.ranges or not work.head.note:
-            head, document = _admit(connection, log, signer, work, builder, counted, progress)
+            head, document = _admit(
+                connection, log, signer, work, builder, putter, counted, progress
+            )
         else:
             head, document = work.head, log.snapshot(work.head.tree_size)
         deviations = counted().deviations
@@ -306,6 +312,12 @@ def _take(
         unfinished=work.unfinished,
         cosigned_size=cosigned.tree_size if cosigned else 0,
     )
+
+
+def _putting(store: ObjectStore, plan: Plan) -> AbstractContextManager[Putter]:
+    if total(plan.ranges) >= MANY_ROWS:
+        return store.putting()
+    return contextlib.nullcontext(PutHere(store.put_many))
 
 
 @contextlib.contextmanager
@@ -345,6 +357,7 @@ def _admit(
     signer: Signer,
     work: _Work,
     builder: TreeBuilder,
+    putter: Putter,
     counted: Callable[[], _Counts],
     progress: Progress,
 ) -> tuple[LogHead, dict[str, Any]]:
@@ -354,7 +367,7 @@ def _admit(
         log.put_plan(size, plan)
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
-    segments = _store_rows(connection, log, plan, builder, namespaces, progress)
+    segments = _store_rows(connection, log, plan, builder, namespaces, putter, progress)
     if builder.size - size != total(plan.ranges):
         require_unique_ids(connection)
         raise rows_gone(log, [], missing_ids(connection, plan.ranges))
@@ -383,23 +396,21 @@ def _store_rows(
     plan: Plan,
     builder: TreeBuilder,
     namespaces: Namespaces,
+    putter: Putter,
     progress: Progress,
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
     segments: list[tuple[int, int]] = []
     before, count = builder.size, total(plan.ranges)
-
-    def to_store(source: Iterator[bytes]) -> Iterator[list[tuple[str, bytes]]]:
+    progress.begin()
+    with contextlib.closing(rows(connection, plan.columns, plan.ranges)) as source:
         while (segment := _next_segment(source, plan.columns, builder, namespaces)).rows:
             segments.append((builder.size - segment.rows, builder.size))
             key = log.segment_key(*segments[-1])
-            yield [(key, b"".join(segment.parts)), *log.tile_objects(segment.tiles)]
+            putter.put([(key, b"".join(segment.parts)), *log.tile_objects(segment.tiles)])
             progress.done("Admitting ledger rows", builder.size - before, count, "rows")
-
-    progress.begin()
-    with contextlib.closing(rows(connection, plan.columns, plan.ranges)) as source:
-        deque(in_order(log.store.put_many, to_store(source), STORING_THREADS), maxlen=0)
-    log.store.put_many(log.tile_objects(builder.edge()))
+    putter.put(log.tile_objects(builder.edge()))
+    putter.settle()
     return segments
 
 

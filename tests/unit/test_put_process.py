@@ -1,0 +1,138 @@
+"""Objects put by a process of its own: all of them, whatever becomes of that process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports import put_process
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    FolderStore,
+    ObjectConflict,
+    read,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def batches(count: int) -> list[list[tuple[str, bytes]]]:
+    return [
+        [(f"{batch}/{number}", os.urandom(100_000)) for number in range(5)]
+        for batch in range(count)
+    ]
+
+
+def stored(store: FolderStore) -> dict[str, bytes]:
+    return {key: read(store, key) for key in store.keys("")}
+
+
+def put_process_of(putter: Any) -> int:
+    return int(putter._pid)
+
+
+def test_all_objects_are_stored_once_it_is_settled(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    made = batches(20)
+    with store.putting() as putter:
+        for batch in made:
+            putter.put(batch)
+        putter.settle()
+        assert stored(store) == dict(chain.from_iterable(made))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(put_process_of(putter), 0)
+
+
+def test_a_batch_larger_than_the_shared_memory_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(put_process, "BATCH_BYTES", 1 << 18)
+    store = FolderStore(tmp_path)
+    large, small = ("large", os.urandom(1 << 19)), ("small", b"1")
+    with store.putting() as putter:
+        putter.put([small])
+        putter.put([large])
+        putter.settle()
+        assert stored(store) == dict([large, small])
+
+
+def test_what_a_process_that_died_has_not_stored_is_stored_here(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    made = batches(8)
+    with store.putting() as putter:
+        for number, batch in enumerate(made):
+            if number == 4:
+                os.kill(put_process_of(putter), signal.SIGKILL)
+            putter.put(batch)
+        putter.settle()
+        assert stored(store) == dict(chain.from_iterable(made))
+
+
+def test_an_object_that_is_there_with_other_bytes_is_refused_where_it_was_put(
+    tmp_path: Path,
+) -> None:
+    store = FolderStore(tmp_path)
+    store.put_new("1/2", b"other")
+    with store.putting() as putter, pytest.raises(ObjectConflict):
+        for batch in batches(8):
+            putter.put(batch)
+        putter.settle()
+    assert read(store, "1/2") == b"other"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_where_objects_were_put(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with FolderStore(tmp_path / "file").putting() as putter:
+        putter.put([("key", b"1")])
+        with pytest.raises(ApgmsError, match="object store cannot be used"):
+            putter.settle()
+
+
+def test_files_of_the_one_that_made_it_are_closed_in_it(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with FolderStore(tmp_path).putting():
+        os.close(writing)
+        assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_it_ends_with_the_one_that_made_it(tmp_path: Path) -> None:
+    code = f"""
+    import sys, time
+    from pathlib import Path
+    from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+        FolderStore,
+    )
+    with FolderStore(Path({str(tmp_path)!r})).putting() as putter:
+        print(putter._pid, flush=True)
+        time.sleep(60)
+    """
+    path = {**os.environ, "PYTHONPATH": str(ROOT / ".collections")}
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], env=path, stdout=subprocess.PIPE, text=True
+    ) as made:
+        assert made.stdout
+        child = int(made.stdout.readline())
+        assert alive(child)
+        made.kill()
+    deadline = time.monotonic() + 10
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(child)
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that has ended and is not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -92,11 +92,11 @@ def test_batches_are_put_while_others_are_being_made(store: ObjectStore) -> None
     objects = {f"{batch}/{n}": b"%d/%d" % (batch, n) for batch in range(12) for n in range(5)}
     with store.putting() as putter:
         for batch in range(12):
-            putter.put([(f"{batch}/{n}", b"%d/%d" % (batch, n)) for n in range(5)])
+            putter.put([(f"{batch}/{n}", [b"%d/" % batch, b"%d" % n]) for n in range(5)])
         putter.settle()
         assert {key: read(store, key) for key in store.keys("")} == objects
         with pytest.raises(ObjectConflict):
-            putter.put([("3/1", b"other")])
+            putter.put([("3/1", [b"other"])])
             putter.settle()
     assert read(store, "3/1") == b"3/1"
 

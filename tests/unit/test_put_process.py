@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
 ROOT = Path(__file__).parents[2]
 
 
-def batches(count: int) -> list[list[tuple[str, bytes]]]:
+def batches(count: int) -> list[list[tuple[str, list[bytes]]]]:
     return [
-        [(f"{batch}/{number}", os.urandom(100_000)) for number in range(5)]
+        [(f"{batch}/{number}", [os.urandom(50_000), os.urandom(50_000)]) for number in range(5)]
         for batch in range(count)
     ]
+
+
+def joined(objects: Iterable[tuple[str, list[bytes]]]) -> dict[str, bytes]:
+    return {key: b"".join(parts) for key, parts in objects}
 
 
 def stored(store: FolderStore) -> dict[str, bytes]:
@@ -47,7 +52,7 @@ def test_all_objects_are_stored_once_it_is_settled(tmp_path: Path) -> None:
         for batch in made:
             putter.put(batch)
         putter.settle()
-        assert stored(store) == dict(chain.from_iterable(made))
+        assert stored(store) == joined(chain.from_iterable(made))
     with pytest.raises(ChildProcessError):
         os.waitpid(put_process_of(putter), 0)
 
@@ -57,12 +62,12 @@ def test_a_batch_larger_than_the_shared_memory_is_stored(
 ) -> None:
     monkeypatch.setattr(put_process, "BATCH_BYTES", 1 << 18)
     store = FolderStore(tmp_path)
-    large, small = ("large", os.urandom(1 << 19)), ("small", b"1")
+    large, small = ("large", [os.urandom(1 << 19)]), ("small", [b"1"])
     with store.putting() as putter:
         putter.put([small])
         putter.put([large])
         putter.settle()
-        assert stored(store) == dict([large, small])
+        assert stored(store) == joined([large, small])
 
 
 def test_what_a_process_that_died_has_not_stored_is_stored_here(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_what_a_process_that_died_has_not_stored_is_stored_here(tmp_path: Path) 
                 os.kill(put_process_of(putter), signal.SIGKILL)
             putter.put(batch)
         putter.settle()
-        assert stored(store) == dict(chain.from_iterable(made))
+        assert stored(store) == joined(chain.from_iterable(made))
 
 
 def test_an_object_that_is_there_with_other_bytes_is_refused_where_it_was_put(
@@ -92,7 +97,7 @@ def test_an_object_that_is_there_with_other_bytes_is_refused_where_it_was_put(
 def test_a_folder_that_cannot_be_written_is_refused_where_objects_were_put(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with FolderStore(tmp_path / "file").putting() as putter:
-        putter.put([("key", b"1")])
+        putter.put([("key", [b"1"])])
         with pytest.raises(ApgmsError, match="object store cannot be used"):
             putter.settle()
 

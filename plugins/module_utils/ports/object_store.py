@@ -17,7 +17,7 @@ import stat
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import groupby, islice
@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from ..errors import ApgmsError
 from ..libraries import boto3, botocore
 from ..parallel import in_order
-from .put_process import PutHere, Putter, put_beside
+from .put_process import Objects, PutHere, Putter, put_beside
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -339,7 +339,7 @@ class S3Store:
     @contextlib.contextmanager
     def putting(self) -> Iterator[Putter]:
         with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
-            yield _PutInThreads(self.put_many, pool)
+            yield _PutInThreads(self, pool)
 
     def open(self, key: str) -> IO[bytes]:
         try:
@@ -381,17 +381,15 @@ class S3Store:
 class _PutInThreads:
     """Puts a few batches at once, each in a thread."""
 
-    def __init__(
-        self, put_many: Callable[[Sequence[tuple[str, bytes]]], None], pool: ThreadPoolExecutor
-    ) -> None:
-        self._put_many = put_many
+    def __init__(self, store: S3Store, pool: ThreadPoolExecutor) -> None:
+        self._here = PutHere(store.put_many)
         self._pool = pool
         self._begun: deque[Future[None]] = deque()
 
-    def put(self, objects: Sequence[tuple[str, bytes]]) -> None:
+    def put(self, objects: Objects) -> None:
         if len(self._begun) > BATCHES_AT_ONCE:
             self._begun.popleft().result()
-        self._begun.append(self._pool.submit(self._put_many, objects))
+        self._begun.append(self._pool.submit(self._here.put, objects))
 
     def settle(self) -> None:
         while self._begun:

@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -21,14 +21,15 @@ BATCH_BYTES = 24 << 20
 """Room for one batch; a larger one is put by the process that made it."""
 _DONE = b"."
 
-_Objects = Sequence[tuple[str, bytes]]
+Objects = Sequence[tuple[str, Sequence[bytes]]]
+"""Keys, and the bytes of each in parts."""
 _Shared = Sequence[tuple[str, bytes | memoryview]]
 
 
 class Putter(Protocol):
     """Puts many objects, a batch at a time, while others are being made."""
 
-    def put(self, objects: _Objects) -> None:
+    def put(self, objects: Objects) -> None:
         """Have a batch put; it need not be done when this returns."""
 
     def settle(self) -> None:
@@ -38,8 +39,12 @@ class Putter(Protocol):
 class PutHere:
     """Puts each batch before it returns."""
 
-    def __init__(self, put_many: Callable[[_Objects], None]) -> None:
-        self.put = put_many
+    def __init__(self, put_many: Callable[[Iterable[tuple[str, bytes]]], None]) -> None:
+        self._put_many = put_many
+
+    def put(self, objects: Objects) -> None:
+        """Put a batch."""
+        self._put_many((key, b"".join(parts)) for key, parts in objects)
 
     def settle(self) -> None:
         """Return; all of it is durable already."""
@@ -80,9 +85,9 @@ class _PutProcess:
         os.close(orders)
         os.close(answers)
 
-    def put(self, objects: _Objects) -> None:
-        if sum(len(data) for _key, data in objects) > BATCH_BYTES:
-            self._put_here(objects)
+    def put(self, objects: Objects) -> None:
+        if sum(len(part) for _key, parts in objects for part in parts) > BATCH_BYTES:
+            self._put_here([(key, b"".join(parts)) for key, parts in objects])
             return
         while not self._free:
             self._settle_oldest()
@@ -110,13 +115,13 @@ class _PutProcess:
             self._put_here(self._objects(batch))
         self._free.append(batch.number)
 
-    def _shared(self, number: int, objects: _Objects) -> _Batch:
-        end = number * BATCH_BYTES
+    def _shared(self, number: int, objects: Objects) -> _Batch:
+        self._memory.seek(number * BATCH_BYTES)
         places = []
-        for key, data in objects:
-            begin, end = end, end + len(data)
-            self._memory[begin:end] = data
-            places.append((key, begin, end))
+        for key, parts in objects:
+            begin = self._memory.tell()
+            deque(map(self._memory.write, parts), maxlen=0)
+            places.append((key, begin, self._memory.tell()))
         return _Batch(number, places)
 
     def _objects(self, batch: _Batch) -> _Shared:

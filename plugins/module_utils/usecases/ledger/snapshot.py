@@ -407,11 +407,15 @@ def _store_rows(
         while (segment := _next_segment(source, plan.columns, builder, namespaces)).rows:
             segments.append((builder.size - segment.rows, builder.size))
             key = log.segment_key(*segments[-1])
-            putter.put([(key, b"".join(segment.parts)), *log.tile_objects(segment.tiles)])
+            putter.put([(key, segment.parts), *_in_parts(log.tile_objects(segment.tiles))])
             progress.done("Admitting ledger rows", builder.size - before, count, "rows")
-    putter.put(log.tile_objects(builder.edge()))
+    putter.put(_in_parts(log.tile_objects(builder.edge())))
     putter.settle()
     return segments
+
+
+def _in_parts(objects: list[tuple[str, bytes]]) -> list[tuple[str, list[bytes]]]:
+    return [(key, [data]) for key, data in objects]
 
 
 class _NewSegment(NamedTuple):

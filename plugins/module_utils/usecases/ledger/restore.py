@@ -218,12 +218,15 @@ _GENERATED = """
 SELECT attname FROM pg_attribute
 WHERE attrelid = 'owa_ledger'::regclass AND attnum > 0 AND attgenerated <> ''
 """
-# a restored backup's sequence may stand below the rows that are put back
+# a restored backup's sequence may stand below the rows that are put back; an id at its end or beyond
+# was not taken from it
 _ADVANCE = """
-SELECT setval(sequence, (SELECT max(id) FROM owa_ledger))
-FROM (SELECT pg_get_serial_sequence('owa_ledger', 'id')::regclass AS sequence) AS named
-WHERE sequence IS NOT NULL
-  AND (SELECT max(id) FROM owa_ledger) > coalesce(pg_sequence_last_value(sequence), 0)
+SELECT setval(sequence, highest)
+FROM (SELECT seqrelid::regclass AS sequence,
+             (SELECT max(id) FROM owa_ledger WHERE id < seqmax) AS highest
+      FROM pg_sequence
+      WHERE seqrelid = pg_get_serial_sequence('owa_ledger', 'id')::regclass) AS found
+WHERE highest > coalesce(pg_sequence_last_value(sequence), 0)
 """
 
 

@@ -220,7 +220,7 @@ def id_ranges(connection: Connection, after: int | None, upto: int) -> list[IdRa
         IdRange(*row)
         for row in connection.execute(
             "SELECT min(id), max(id) FROM"  # noqa: S608
-            f" (SELECT id, id - row_number() OVER (ORDER BY id) AS island FROM {TABLE}"
+            f" (SELECT id, id - (row_number() OVER (ORDER BY id) - 1) AS island FROM {TABLE}"
             "  WHERE id BETWEEN %s AND %s) AS numbered GROUP BY island ORDER BY 1",
             [first, upto],
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -34,6 +33,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
     read,
 )
+from tests.folders import without_rights
 
 
 @pytest.fixture(scope="module")
@@ -247,20 +247,6 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ApgmsError) as error:
         FolderStore(tmp_path / "store").put_new("a", b"1")
     assert error.value.reason == "object_store.unreachable"
-
-
-@contextlib.contextmanager
-def without_rights(folder: Path) -> Iterator[None]:
-    """Take the rights on a folder from this process; root has them all, so it becomes nobody."""
-    before = folder.stat().st_mode
-    folder.chmod(0)
-    if os.geteuid() == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(os.getuid())
-        folder.chmod(before)
 
 
 def test_a_folder_without_rights_is_one_message_that_says_whose(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...domain.approval.policy import Policy
 from ...domain.ledger.extent import IdRange, compress, expand
 from ...domain.ledger.leaf import leaf_hash, leaf_hashes, line
-from ...domain.ledger.tree import TILE_WIDTH
+from ...domain.ledger.tree import TILE_WIDTH, edge_tiles
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
@@ -58,7 +58,8 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
     head = log.newest()
     if log.builder(head.tree_size).root() != head.root:
-        raise tile_damaged(log.at(log.key("tile/")), "the right edge does not give the root")
+        edge = ", ".join(tile.path for tile in edge_tiles(head.tree_size))
+        raise tile_damaged(log.at(log.key("tile/")), f"the right edge ({edge}) has another root")
     _require_recorded(log, recorded, head)
     cosigned = log.cosigned()
     if cosigned is not None:

@@ -76,10 +76,14 @@ def whole_tables(connection: Connection) -> Iterator[None]:
 def columns(connection: Connection, table: str) -> dict[str, str]:
     """Return the columns of an APGMS table with their types, in table order.
 
+    Of a domain it is the type below.
+
     :raises ApgmsError: ``database.missing_table``
     """
     rows = connection.execute(
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+        "SELECT attname, CASE typtype WHEN 'd' THEN format_type(typbasetype, typtypmod)"
+        "   ELSE format_type(atttypid, atttypmod) END"
+        " FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid"
         " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [table],
     ).fetchall()

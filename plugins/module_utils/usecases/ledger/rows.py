@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 TABLE = "owa_ledger"
-CORE_COLUMNS = (
-    "id",
-    "abn",
-    "tax_type",
-    "period_id",
-    "amount_cents",
-    "balance_after_cents",
-    "bank_receipt_hash",
-    "prev_hash",
-    "hash_after",
-)
+INTEGERS = ("bigint", "integer", "smallint")
+EXACT_DIGITS = 18
+AMOUNTS = (*INTEGERS, f"numeric({EXACT_DIGITS},0) or less")
+TEXTS = ("text", "character varying", "character")
+CORE_COLUMNS = {
+    "id": INTEGERS,
+    "abn": TEXTS,
+    "tax_type": TEXTS,
+    "period_id": TEXTS,
+    "amount_cents": AMOUNTS,
+    "balance_after_cents": AMOUNTS,
+    "bank_receipt_hash": TEXTS,
+    "prev_hash": TEXTS,
+    "hash_after": TEXTS,
+}
+"""The columns that the chain rule needs, and of which types, with or without a length."""
+_TYPE = re.compile(r"([a-z ]+)(?:\(([0-9]+)(?:,([0-9]+))?\))?")
 PLANNER_SETTINGS = {"jit": "off", "work_mem": "16MB", "max_parallel_workers_per_gather": "0"}
 """Measured: compiling costs more than it saves, sorting is fastest within a processor's cache, and
 whoever writes the ledger meanwhile needs the other processors."""
@@ -62,9 +69,18 @@ class PeriodTotal(NamedTuple):
 def ledger_columns(connection: Connection) -> list[str]:
     """Return the columns of owa_ledger, in table order.
 
-    :raises ApgmsError: ``log.missing_column`` where one that the chain rule needs is not there
+    :raises ApgmsError: those of :func:`require_columns`
     """
-    found = list(columns(connection, TABLE))
+    return list(require_columns(connection))
+
+
+def require_columns(connection: Connection) -> dict[str, str]:
+    """Require the columns that the chain rule reads; return all of them with their types.
+
+    :raises ApgmsError: ``log.missing_column`` where one is not there, ``log.column_type`` where it
+        has a type whose values the rule cannot be checked on
+    """
+    found = columns(connection, TABLE)
     missing = [name for name in CORE_COLUMNS if name not in found]
     if missing:
         raise ApgmsError(
@@ -74,7 +90,22 @@ def ledger_columns(connection: Connection) -> list[str]:
             why=f"there is no column {', '.join(missing)}",
             mend="run the migrations of APGMS, or point apgms_database_url at its database",
         )
+    wrong = {name: found[name] for name in CORE_COLUMNS if not _fits(found[name], name)}
+    if wrong:
+        raise _wrong_types(wrong)
     return found
+
+
+def _fits(kind: str, column: str) -> bool:
+    """Return whether the chain rule can be checked on a column of this type."""
+    match = _TYPE.fullmatch(kind)
+    if match is None:
+        return False
+    name, digits, decimals = match.groups()
+    if name == "numeric":
+        whole = digits is not None and int(digits) <= EXACT_DIGITS and not int(decimals or 0)
+        return whole and CORE_COLUMNS[column] is AMOUNTS
+    return name in CORE_COLUMNS[column]
 
 
 def is_idle(connection: Connection) -> bool:
@@ -349,6 +380,20 @@ def _writers(connection: Connection) -> Iterator[Writer]:
         [TABLE],
     )
     return (Writer(*row) for row in found)
+
+
+def _wrong_types(found: dict[str, str]) -> ApgmsError:
+    return ApgmsError(
+        "log.column_type",
+        "The ledger has a column of a type that the chain rule cannot be checked on",
+        where=f"table {TABLE}",
+        why="; ".join(
+            f"{name} is {kind}; what works is {', '.join(CORE_COLUMNS[name])}"
+            for name, kind in found.items()
+        ),
+        mend="have the owner of the table change its type (ALTER TABLE ... ALTER COLUMN ... TYPE), "
+        "or point apgms_database_url at the database of APGMS",
+    )
 
 
 def _column_gone(gone: list[str]) -> ApgmsError:

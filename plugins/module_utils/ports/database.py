@@ -34,7 +34,7 @@ _NO_RIGHT = "42501"
 
 @contextmanager
 def connect(url: str, password: str | None, *, purpose: str) -> Iterator[Connection]:
-    """Yield a connection in autocommit, UTC, named for its purpose.
+    """Yield a connection in autocommit, UTC, UTF-8, named for its purpose.
 
     :param url: libpq URL or keywords, without a password
     :raises ApgmsError: ``database.password_in_url``, ``database.unreachable``,
@@ -48,6 +48,7 @@ def connect(url: str, password: str | None, *, purpose: str) -> Iterator[Connect
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name=f"apgms.release {purpose}",
+            client_encoding="UTF8",
             **options,
         )
         with connection:

@@ -19,7 +19,7 @@ from ..bundle.manifests import load_manifest
 from .archive import admitted_later, differ, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
 from .records import admitted, column_epochs, recorded_generation, recorded_head
-from .rows import one_view, require_columns, require_unique_ids, rows
+from .rows import one_view, require_ledger, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -31,10 +31,9 @@ def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -
     Cheap: reads the newest objects of the log and the last few rows it admitted.
 
     :raises ApgmsError: ``log.forked``, ``log.database_behind``, ``log.store_behind``,
-        ``log.rows_differ``, ``log.column_gone``, ``log.missing_column``, ``log.column_type``,
-        ``log.duplicate_id``, ``log.tile_damaged``,
+        ``log.rows_differ``, ``log.column_gone``, ``log.tile_damaged``,
         ``log.checkpoint_invalid``, ``log.object_damaged``, ``log.object_missing``,
-        ``log.unfinished``
+        ``log.unfinished``, and those of :func:`require_ledger`
     """
     log = LedgerLog(store, policy)
     recorded, head = compare_heads(connection, log)
@@ -65,8 +64,7 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     cosigned = log.cosigned()
     if cosigned is not None:
         log.require_prefix(cosigned, head)
-    require_columns(connection)
-    require_unique_ids(connection)
+    require_ledger(connection)
     with one_view(connection):
         _require_tail(connection, log, recorded)
         if head.tree_size > recorded.tree_size:

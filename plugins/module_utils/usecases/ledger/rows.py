@@ -35,6 +35,12 @@ CORE_COLUMNS = {
     "hash_after": TEXTS,
 }
 """The columns that the chain rule needs, and of which types, with or without a length."""
+NEVER_NULL = ("abn", "tax_type", "period_id", "amount_cents", "balance_after_cents")
+_NULLABLE = """
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attname = ANY(%s) AND NOT attnotnull ORDER BY attnum
+"""
+_TABLE_KINDS = ("r", "p")
 _TYPE = re.compile(r"([a-z ]+)(?:\(([0-9]+)(?:,([0-9]+))?\))?")
 PLANNER_SETTINGS = {"jit": "off", "work_mem": "16MB", "max_parallel_workers_per_gather": "0"}
 """Measured: compiling costs more than it saves, sorting is fastest within a processor's cache, and
@@ -96,6 +102,22 @@ def require_columns(connection: Connection) -> dict[str, str]:
     return found
 
 
+def require_ledger(connection: Connection) -> None:
+    """Require of owa_ledger what a log of it takes for granted.
+
+    :raises ApgmsError: those of :func:`require_columns` and :func:`require_unique_ids`, and
+        ``log.not_a_table`` where it is a view or a foreign table: these may hide rows, and who
+        writes the rows behind them cannot be seen
+    """
+    require_columns(connection)
+    kind = connection.execute(
+        "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)", [TABLE]
+    ).fetchone()
+    if kind is None or kind[0] not in _TABLE_KINDS:
+        raise _not_a_table()
+    require_unique_ids(connection)
+
+
 def _fits(kind: str, column: str) -> bool:
     """Return whether the chain rule can be checked on a column of this type."""
     match = _TYPE.fullmatch(kind)
@@ -149,10 +171,13 @@ def same_view_beside(connection: Connection) -> Iterator[Connection]:
 
 
 def require_unique_ids(connection: Connection) -> None:
-    """Require that no two ledger rows have the same id; a unique index is believed.
+    """Require that all ledger rows have ids of their own; a unique index is believed.
 
-    :raises ApgmsError: ``log.duplicate_id``
+    :raises ApgmsError: ``log.null_value``, ``log.duplicate_id``
     """
+    without = connection.execute(f"SELECT count(*) FROM {TABLE} WHERE id IS NULL").fetchone()  # noqa: S608
+    if without and without[0]:
+        raise _null_values(f"{without[0]} rows have no id")
     if indexed_uniquely(connection, ("id",)):
         return
     shared = connection.execute(
@@ -380,6 +405,53 @@ def _writers(connection: Connection) -> Iterator[Writer]:
         [TABLE],
     )
     return (Writer(*row) for row in found)
+
+
+def require_values(connection: Connection, ranges: Iterable[IdRange]) -> None:
+    """Require that rows have what namespaces and balances are counted by.
+
+    Costs nothing where the columns are declared NOT NULL.
+
+    :raises ApgmsError: ``log.null_value``
+    """
+    nullable = [row[0] for row in connection.execute(_NULLABLE, [TABLE, list(NEVER_NULL)])]
+    if not nullable:
+        return
+    empty = sql.SQL(" OR ").join(
+        sql.SQL("{} IS NULL").format(sql.Identifier(name)) for name in nullable
+    )
+    found = [
+        row[0]
+        for run in runs(ranges)
+        for row in connection.execute(
+            sql.SQL("SELECT id FROM {} WHERE {} AND ({}) ORDER BY id").format(
+                sql.Identifier(TABLE), _within(run), empty
+            )
+        )
+    ]
+    if found:
+        raise _null_values(f"rows {shown(compress(found))} lack one of {', '.join(NEVER_NULL)}")
+
+
+def _null_values(why: str) -> ApgmsError:
+    return ApgmsError(
+        "log.null_value",
+        "Ledger rows lack a value without which they stand in no chain",
+        where=f"table {TABLE}",
+        why=why,
+        mend="have the owner of the table correct these rows and declare the columns NOT NULL, "
+        "then run the same command again",
+    )
+
+
+def _not_a_table() -> ApgmsError:
+    return ApgmsError(
+        "log.not_a_table",
+        "The ledger is not a table of this database",
+        where=TABLE,
+        why="a view or a foreign table may hide rows, and hides who writes them",
+        mend="point apgms_database_url, or the search_path of its role, at the table itself",
+    )
 
 
 def _wrong_types(found: dict[str, str]) -> ApgmsError:

@@ -88,6 +88,7 @@ def test_a_row_without_an_id_is_not_passed_over(stack: Stack, writer: LedgerWrit
         error = refusal(stack, verify=verify)
         assert error.reason == "log.null_value"
         assert "1 rows have no id" in str(error)
+    assert check(stack).problems == ["1 rows have no id, so no log can have admitted them"]
 
 
 NEVER_NULL = ("abn", "tax_type", "period_id", "amount_cents", "balance_after_cents")

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import random
+import resource
+import signal
 import stat
 import tempfile
 import time
@@ -306,6 +308,22 @@ def test_a_disk_that_fails_when_a_name_is_made_durable_is_one_message(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ApgmsError, match="Input/output error"):
         FolderStore(tmp_path).put_new("a", b"1")
+
+
+def test_a_disk_that_is_full_in_check_mode_is_one_message(tmp_path: Path) -> None:
+    store = OverlayStore(FolderStore(tmp_path))
+    store.put_new("fits", b"1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(ApgmsError) as error:
+            store.put_new("does not", bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert f"Where: file://{tempfile.gettempdir()}. Why: [Errno {errno.EFBIG}]" in str(error.value)
+    assert list(store.keys("")) == ["fits"]
 
 
 def leave_scratch(folder: Path, age: float) -> list[Path]:

@@ -417,8 +417,7 @@ class OverlayStore:
             try:
                 stored = read(self, key)
             except ObjectMissing:
-                self._places[key] = (self._spool.seek(0, os.SEEK_END), len(new))
-                self._spool.write(new)
+                self._keep(key, new)
                 return True
         if stored != new:
             raise ObjectConflict(self.url, key)
@@ -427,6 +426,15 @@ class OverlayStore:
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         for key, data in objects:
             self.put_new(key, data)
+
+    def _keep(self, key: str, data: bytes) -> None:
+        try:
+            place = self._spool.seek(0, os.SEEK_END)
+            self._spool.write(data)
+            self._spool.flush()
+        except OSError as error:
+            raise _unreachable(f"file://{tempfile.gettempdir()}", error) from error
+        self._places[key] = (place, len(data))
 
     def open(self, key: str) -> IO[bytes]:
         if key not in self._places:

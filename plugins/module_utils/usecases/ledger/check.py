@@ -291,6 +291,8 @@ def _compare_rows(
 
 
 def _check_chains(connection: Connection, findings: Findings) -> None:
+    [(without,)] = connection.execute("SELECT count(*) FROM owa_ledger WHERE id IS NULL").fetchall()
+    findings.require(not without, f"{without} rows have no id, so no log can have admitted them")
     last: Entry | None = None
     chain: tuple[Any, ...] = ()
     for *key, row_id, amount, balance, receipt, prev, link in connection.cursor().stream(

@@ -109,6 +109,15 @@ def test_these_work_as_a_whole(stack: Stack, kind: str, columns: tuple[str, ...]
     assert caught.value.details["changed_ids"] == [["340", "340"]]
 
 
+def test_types_that_the_server_quotes_are_the_same(stack: Stack) -> None:
+    [(name,)] = stack.execute("SELECT current_database()")
+    stack.execute(f"ALTER DATABASE {name} SET quote_all_identifiers = on")
+    retype(stack, "varchar(20)", *TEXTS)
+    fill(stack, LedgerWriter(), 20)
+    assert stack.snapshot().deviations == []
+    require_sound(stack, 20)
+
+
 @pytest.mark.parametrize(
     ("column", "kind", "using"),
     [

@@ -120,7 +120,7 @@ def require_ledger(connection: Connection) -> None:
 
 def _fits(kind: str, column: str) -> bool:
     """Return whether the chain rule can be checked on a column of this type."""
-    match = _TYPE.fullmatch(kind)
+    match = _TYPE.fullmatch(kind.replace('"', ""))  # quote_all_identifiers quotes types too
     if match is None:
         return False
     name, digits, decimals = match.groups()

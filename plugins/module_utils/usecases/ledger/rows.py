@@ -118,18 +118,6 @@ def require_ledger(connection: Connection) -> None:
     require_unique_ids(connection)
 
 
-def _fits(kind: str, column: str) -> bool:
-    """Return whether the chain rule can be checked on a column of this type."""
-    match = _TYPE.fullmatch(kind.replace('"', ""))  # quote_all_identifiers quotes types too
-    if match is None:
-        return False
-    name, digits, decimals = match.groups()
-    if name == "numeric":
-        whole = digits is not None and int(digits) <= EXACT_DIGITS and not int(decimals or 0)
-        return whole and CORE_COLUMNS[column] is AMOUNTS
-    return name in CORE_COLUMNS[column]
-
-
 def is_idle(connection: Connection) -> bool:
     """Return whether no transaction is open: in check mode one always is."""
     return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE)
@@ -193,6 +181,32 @@ def require_unique_ids(connection: Connection) -> None:
             mend="find out who dropped the primary key and inserted rows; the log says which rows "
             "it admitted (docs/ledger-log.md)",
         )
+
+
+def require_values(connection: Connection, ranges: Iterable[IdRange]) -> None:
+    """Require that rows have what namespaces and balances are counted by.
+
+    Costs nothing where the columns are declared NOT NULL.
+
+    :raises ApgmsError: ``log.null_value``
+    """
+    nullable = [row[0] for row in connection.execute(_NULLABLE, [TABLE, list(NEVER_NULL)])]
+    if not nullable:
+        return
+    empty = sql.SQL(" OR ").join(
+        sql.SQL("{} IS NULL").format(sql.Identifier(name)) for name in nullable
+    )
+    found = [
+        row[0]
+        for run in runs(ranges)
+        for row in connection.execute(
+            sql.SQL("SELECT id FROM {} WHERE {} AND ({}) ORDER BY id").format(
+                sql.Identifier(TABLE), _within(run), empty
+            )
+        )
+    ]
+    if found:
+        raise _null_values(f"rows {shown(compress(found))} lack one of {', '.join(NEVER_NULL)}")
 
 
 def indexed_uniquely(connection: Connection, key: Sequence[str]) -> bool:
@@ -407,30 +421,16 @@ def _writers(connection: Connection) -> Iterator[Writer]:
     return (Writer(*row) for row in found)
 
 
-def require_values(connection: Connection, ranges: Iterable[IdRange]) -> None:
-    """Require that rows have what namespaces and balances are counted by.
-
-    Costs nothing where the columns are declared NOT NULL.
-
-    :raises ApgmsError: ``log.null_value``
-    """
-    nullable = [row[0] for row in connection.execute(_NULLABLE, [TABLE, list(NEVER_NULL)])]
-    if not nullable:
-        return
-    empty = sql.SQL(" OR ").join(
-        sql.SQL("{} IS NULL").format(sql.Identifier(name)) for name in nullable
-    )
-    found = [
-        row[0]
-        for run in runs(ranges)
-        for row in connection.execute(
-            sql.SQL("SELECT id FROM {} WHERE {} AND ({}) ORDER BY id").format(
-                sql.Identifier(TABLE), _within(run), empty
-            )
-        )
-    ]
-    if found:
-        raise _null_values(f"rows {shown(compress(found))} lack one of {', '.join(NEVER_NULL)}")
+def _fits(kind: str, column: str) -> bool:
+    """Return whether the chain rule can be checked on a column of this type."""
+    match = _TYPE.fullmatch(kind.replace('"', ""))  # quote_all_identifiers quotes types too
+    if match is None:
+        return False
+    name, digits, decimals = match.groups()
+    if name == "numeric":
+        whole = digits is not None and int(digits) <= EXACT_DIGITS and not int(decimals or 0)
+        return whole and CORE_COLUMNS[column] is AMOUNTS
+    return name in CORE_COLUMNS[column]
 
 
 def _null_values(why: str) -> ApgmsError:

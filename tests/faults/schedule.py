@@ -31,9 +31,9 @@ FINAL_RUNS = 6
 HARMLESS = (
     "release.not_finished", "release.other_open", "release.claimed", "release.rows_changed",
     "release.refused", "lease.busy", "lease.lost", "journal.store_ahead", "database.unreachable",
-    "gateway.unreachable", "gateway.busy", "gateway.malformed_answer", "gateway.redirected",
-    "gateway.not_issued", "gateway.refused", "receipt.", "window.", "approval.", "log.",
-    "statement.",
+    "database.interrupted", "gateway.unreachable", "gateway.busy", "gateway.malformed_answer",
+    "gateway.redirected", "gateway.not_issued", "gateway.refused", "receipt.", "window.",
+    "approval.", "log.", "statement.",
 )  # fmt: skip
 """The reasons for which a run may stop while the world misbehaves."""
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
 )
@@ -40,6 +43,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_
     BROKEN_HISTORY,
     open_origin,
 )
+from tests.folders import without_rights
 from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
 
 
@@ -574,6 +578,90 @@ def test_a_damaged_tile_and_a_damaged_segment_are_found(stack: Stack, writer: Le
     [segment] = (log / "segment").iterdir()
     segment.write_bytes(segment.read_bytes().replace(b"\tGST\t", b"\tGSU\t", 1))
     assert refusal(stack, verify="full").reason == "log.segment_damaged"
+
+
+def flip(path: Path) -> None:
+    """Change the last bit of a file."""
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+
+
+def test_a_full_verification_names_all_damaged_objects_at_once(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SEGMENT_ROWS", 256)
+    monkeypatch.setattr(snapshots, "ROWS_AT_ONCE", 256)
+    fill(stack, writer, 26 * 256)
+    log = stack.folder / "store" / "log" / stack.snapshot().origin
+    saved = {path: path.read_bytes() for path in log.rglob("*") if path.is_file()}
+    tiles, segments = sorted(log.glob("tile/0/*")), sorted(log.glob("segment/*"))
+
+    def refused(damage: Callable[[Path], None], *paths: Path) -> ApgmsError:
+        for path in paths:
+            damage(path)
+        error = refusal(stack, verify="full")
+        for path in paths:
+            path.write_bytes(saved[path])
+        return error
+
+    for damage, paths, reason in (
+        (flip, tiles[1:3], "log.tile_damaged"),
+        (flip, segments[:2], "log.segment_damaged"),
+        (Path.unlink, [tiles[4], segments[4]], "log.object_missing"),
+    ):
+        error = refused(damage, *paths)
+        assert error.reason == reason
+        names = ", ".join(sorted(str(path.relative_to(log)) for path in paths))
+        assert f"{log}/: {names}. Why" in str(error)
+
+    error = refused(flip, tiles[1], tiles[3], segments[2])
+    assert error.reason == "log.object_damaged"
+    assert "damaged tiles: tile/0/001, tile/0/003; damaged segments: segment/" in str(error)
+
+    error = refused(flip, *segments)
+    assert str(error).count("segment/0") == 20
+    assert "and 6 more, 26 in all" in str(error)
+
+    assert f"Where: file://{tiles[1]}. Why" in str(refused(flip, tiles[1]))
+    assert stack.snapshot(verify="full").tree_size == 26 * 256
+
+
+def test_a_damaged_right_edge_names_its_tiles(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    [tile] = (stack.folder / "store").rglob("tile/0/001.p/44")
+    flip(tile)
+    error = refusal(stack)
+    assert error.reason == "log.tile_damaged"
+    assert "tile/0/001.p/44, tile/1/000.p/1" in str(error)
+
+
+@contextlib.contextmanager
+def replaced_by_another_kind(path: Path) -> Iterator[None]:
+    """Have a file stand where a folder stood, and a folder where a file stood."""
+    aside = path.rename(path.with_name("aside"))
+    path.mkdir() if aside.is_file() else path.write_bytes(b"")
+    yield
+    path.rmdir() if aside.is_file() else path.unlink()
+    aside.rename(path)
+
+
+@pytest.mark.parametrize("part", ["", "{size}", "{size}/{key}"])
+@pytest.mark.parametrize("damage", [without_rights, replaced_by_another_kind])
+def test_a_cosignature_that_cannot_be_read_is_not_taken_for_none(
+    stack: Stack, writer: LedgerWriter, damage: Any, part: str
+) -> None:
+    fill(stack, writer, 10)
+    stack.snapshot()
+    stack.cosign()
+    log = LedgerLog(stack.store, stack.policy)
+    [line] = (stack.folder / "store").rglob("cosignature/*/*")
+    path = line.parents[1] / part.format(size=line.parent.name, key=line.name)
+    with damage(path), pytest.raises(ApgmsError) as caught:
+        log.cosigned()
+    assert caught.value.reason == "object_store.unreachable"
+    assert os.getuid() == 0 or str(path) in str(caught.value)  # nobody does not come so far
+    assert stack.snapshot().cosigned_size == 10
 
 
 # --- two histories --------------------------------------------------------------------------

@@ -6,7 +6,11 @@ import errno
 import fcntl
 import os
 import random
+import resource
+import signal
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +35,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     open_object_store,
     read,
 )
+from tests.folders import without_rights
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +262,122 @@ def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ApgmsError) as error:
         FolderStore(tmp_path / "store").put_new("a", b"1")
     assert error.value.reason == "object_store.unreachable"
+
+
+def test_a_folder_without_rights_is_one_message_that_says_whose(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.put_new("a/b", b"1")
+    for attempt in (
+        lambda: store.put_new("a/c", b"1"),
+        lambda: store.put_many([("a/c", b"1")]),
+        lambda: read(store, "a/b"),
+        lambda: list(store.keys("a/")),
+    ):
+        with without_rights(tmp_path / "store"), pytest.raises(ApgmsError) as error:
+            attempt()
+        assert error.value.reason == "object_store.unreachable"
+        assert f"Mend: namei -l {tmp_path}/store  # let uid" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "df -h"),
+        (errno.EDQUOT, "df -h"),
+        (errno.EROFS, "findmnt -T"),
+        (errno.EACCES, "namei -l"),
+        (errno.ESTALE, "findmnt -T"),
+        (errno.ENOTDIR, "ls -la"),
+    ],
+)
+def test_what_mends_a_folder_fits_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, mend: str
+) -> None:
+    """Full and read-only file systems cannot be made here without root: the kernel is played."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "the file")
+
+    monkeypatch.setattr(os, "link", fail)
+    store = FolderStore(tmp_path)
+    for put in (lambda: store.put_new("a", b"1"), lambda: store.put_many([("a", b"1")])):
+        with pytest.raises(ApgmsError) as error:
+            put()
+        assert f"Mend: {mend} {tmp_path}" in str(error.value)
+        assert "aws" not in str(error.value)
+        assert "the file" in str(error.value)
+
+
+def test_a_disk_that_fails_when_a_name_is_made_durable_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ApgmsError, match="Input/output error"):
+        FolderStore(tmp_path).put_new("a", b"1")
+
+
+def test_a_disk_that_is_full_in_check_mode_is_one_message(tmp_path: Path) -> None:
+    store = OverlayStore(FolderStore(tmp_path))
+    store.put_new("fits", b"1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(ApgmsError) as error:
+            store.put_new("does not", bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert f"Where: file://{tempfile.gettempdir()}. Why: [Errno {errno.EFBIG}]" in str(error.value)
+    assert list(store.keys("")) == ["fits"]
+
+
+def leave_scratch(folder: Path, age: float) -> list[Path]:
+    """Leave what a killed writer leaves, so many seconds ago."""
+    file, many = folder / f".put-file{age:.0f}", folder / f".put-many{age:.0f}"
+    many.mkdir(parents=True)
+    (many / "0").write_bytes(b"1")
+    file.write_bytes(b"1")
+    for path in (file, many):
+        os.utime(path, (time.time() - age,) * 2)
+    return [file, many]
+
+
+def test_what_killed_writers_left_is_removed_after_a_day_with_the_next_put(tmp_path: Path) -> None:
+    old = leave_scratch(tmp_path, 90_000) + leave_scratch(tmp_path / "journal", 90_000)
+    living = leave_scratch(tmp_path, 3000) + leave_scratch(tmp_path / "journal", 3000)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_bytes(b"1")
+    (tmp_path / ".put-link").symlink_to(elsewhere)
+    os.utime(tmp_path / ".put-link", (0, 0), follow_symlinks=False)
+    os.utime(elsewhere, (0, 0))
+    store = FolderStore(tmp_path)
+    store.put_new("journal/1", b"1")
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in living)
+    assert not (tmp_path / ".put-link").is_symlink()
+    assert list(store.keys("")) == ["elsewhere/kept", "journal/1"]
+
+
+def test_what_another_left_that_cannot_be_removed_hinders_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = leave_scratch(tmp_path, 90_000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert FolderStore(tmp_path).put_new("a", b"1") is True
+    assert all(path.exists() for path in left)
 
 
 def test_an_s3_server_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,28 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_SECONDS = 10
+_BROKEN = ("08", "57P01", "57P02", "57P03")
+"""How the SQLSTATE of a fault begins that ended the connection, or kept it from being made."""
+_TIMEOUTS = {
+    "57014": "statement_timeout",
+    "55P03": "lock_timeout",
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+    "57P05": "idle_session_timeout",
+}
+"""SQLSTATE to the setting of the database or the role that sets the limit."""
+_CONFLICTS = ("40001", "40P01")
+_READ_ONLY = "25006"
+_NO_RIGHT = "42501"
 
 
 @contextmanager
 def connect(url: str, password: str | None, *, purpose: str) -> Iterator[Connection]:
-    """Yield a connection in autocommit, UTC, named for its purpose.
+    """Yield a connection in autocommit, UTC, UTF-8, named for its purpose.
 
     :param url: libpq URL or keywords, without a password
     :raises ApgmsError: ``database.password_in_url``, ``database.unreachable``,
-        ``database.missing_table``, ``database.refused``
+        ``database.interrupted``, ``database.missing_table``, ``database.refused``
     """
     _refuse_password(url)
     with _faults(url):
@@ -35,6 +48,7 @@ def connect(url: str, password: str | None, *, purpose: str) -> Iterator[Connect
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name=f"apgms.release {purpose}",
+            client_encoding="UTF8",
             **options,
         )
         with connection:
@@ -63,10 +77,14 @@ def whole_tables(connection: Connection) -> Iterator[None]:
 def columns(connection: Connection, table: str) -> dict[str, str]:
     """Return the columns of an APGMS table with their types, in table order.
 
+    Of a domain it is the type below.
+
     :raises ApgmsError: ``database.missing_table``
     """
     rows = connection.execute(
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+        "SELECT attname, CASE typtype WHEN 'd' THEN format_type(typbasetype, typtypmod)"
+        "   ELSE format_type(atttypid, atttypmod) END"
+        " FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid"
         " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [table],
     ).fetchall()
@@ -102,22 +120,62 @@ def _faults(url: str) -> Iterator[None]:
         yield
     except psycopg.errors.UndefinedTable as error:
         raise _missing_table(str(error.diag.message_primary), url) from error
-    except psycopg.OperationalError as error:
-        raise ApgmsError(
+    except psycopg.Error as error:
+        raise _fault(url, error) from error
+
+
+def _fault(url: str, error: psycopg.Error) -> ApgmsError:
+    code = error.sqlstate or ""
+    why = " ".join(str(error).split())
+    if code in _TIMEOUTS or code in _CONFLICTS:
+        return ApgmsError(
+            "database.interrupted",
+            "The database broke off a statement; its transaction was rolled back",
+            where=url,
+            why=why,
+            mend=_mend_interruption(url, _TIMEOUTS.get(code)),
+        )
+    if code.startswith(_BROKEN) or (not code and isinstance(error, psycopg.OperationalError)):
+        return ApgmsError(
             "database.unreachable",
             "The database cannot be reached, or the connection to it broke",
             where=url,
-            why=" ".join(str(error).split()),
+            why=why,
             mend=f"pg_isready -d '{url}'  # then run the same command again",
-        ) from error
-    except psycopg.Error as error:
-        raise ApgmsError(
-            "database.refused",
-            "The database refused a statement; its transaction was rolled back",
-            where=url,
-            why=" ".join(str(error).split()),
-            mend="correct what the database names, then run the same command again",
-        ) from error
+        )
+    return ApgmsError(
+        "database.refused",
+        "The database refused a statement; its transaction was rolled back",
+        where=url,
+        why=why,
+        mend=_mend_refusal(url, code),
+    )
+
+
+def _mend_interruption(url: str, setting: str | None) -> str:
+    again = "run the same command again"
+    if setting is None:
+        return again
+    return (
+        f"{_alter_role(url, setting, '0')}  # no limit; then {again}. If it was not the limit but "
+        f"somebody who cancelled it, {again}"
+    )
+
+
+def _mend_refusal(url: str, code: str) -> str:
+    if code == _READ_ONLY:
+        writable = _alter_role(url, "default_transaction_read_only", "off")
+        return f"point apgms_database_url at the primary, not a standby; if it is: {writable}"
+    if code == _NO_RIGHT:
+        return (
+            "have the owner of the database grant the role of apgms_database_url what the database "
+            "names, then run the same command again"
+        )
+    return "correct what the database names, then run the same command again"
+
+
+def _alter_role(url: str, setting: str, value: str) -> str:
+    return f"psql -d '{url}' -c 'ALTER ROLE CURRENT_USER SET {setting} = {value}'"
 
 
 def _missing_table(table: str, where: str) -> ApgmsError:

@@ -13,6 +13,8 @@ import hashlib
 import io
 import mmap
 import os
+import shlex
+import shutil
 import stat
 import tempfile
 import threading
@@ -40,6 +42,10 @@ BATCHES_AT_ONCE = 4
 CONNECTIONS = (1 + BATCHES_AT_ONCE) * REQUESTS_AT_ONCE
 """A pool with room for the threads of as many batches, and one that reads."""
 FILES_AT_ONCE = 256
+SCRATCH = ".put-"
+"""How the names of files and folders begin that are written, but are no objects yet."""
+SCRATCH_SECONDS = 86_400
+"""No writer needs its scratch files for longer; older ones were left by one that was killed."""
 
 
 class ObjectMissing(ApgmsError):
@@ -145,21 +151,23 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._swept: set[Path] = set()
         self.url = f"file://{root}"
 
     def put_new(self, key: str, data: bytes | Path) -> bool:
         target = self._path(key)
-        if target.exists():
-            return self._same_or_conflict(key, data)
         try:
+            if target.exists():
+                return self._same_or_conflict(key, data)
             target.parent.mkdir(parents=True, exist_ok=True)
             with _temporary_copy(data, target.parent) as copy:
+                self._sweep({self._root, target.parent}, copy)
                 os.link(copy, target)
+            _sync_folder(target.parent)
         except FileExistsError:
             return self._same_or_conflict(key, data)
         except OSError as error:
             raise _unreachable(self.url, error) from error
-        _sync_folder(target.parent)
         return True
 
     def put_many(self, objects: Iterable[tuple[str, bytes | memoryview]]) -> None:
@@ -167,7 +175,7 @@ class FolderStore:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             while batch := list(islice(rest, FILES_AT_ONCE)):
-                with tempfile.TemporaryDirectory(prefix=".put-", dir=self._root) as scratch:
+                with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._root) as scratch:
                     _write_synced(scratch, [data for _key, data in batch])
                     self._name_all(scratch, [key for key, _data in batch])
         except OSError as error:
@@ -213,9 +221,20 @@ class FolderStore:
 
     def _keys_below(self, folder: Path) -> Iterator[str]:
         for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".put-")]
+            folders[:] = [name for name in folders if not name.startswith(SCRATCH)]
             base = Path(parent).relative_to(self._root)
-            yield from ((base / name).as_posix() for name in files if not name.startswith(".put-"))
+            yield from ((base / name).as_posix() for name in files if not name.startswith(SCRATCH))
+
+    def _sweep(self, folders: set[Path], fresh: str) -> None:
+        """Remove, once a folder, what writers left that were killed long before ``fresh`` was made.
+
+        Ages are differences of the file system's own times, so no controller's clock matters.
+        """
+        now = os.stat(fresh).st_mtime  # noqa: PTH116 - mkstemp hands out a name, not a Path
+        for folder in folders - self._swept:
+            self._swept.add(folder)
+            with contextlib.suppress(OSError):  # no right to see or remove them: they do no harm
+                _remove_scratch(folder, now - SCRATCH_SECONDS)
 
     def _file(self, key: str) -> IO[bytes]:
         """Open a regular file; a pipe in its place is not waited for."""
@@ -433,8 +452,7 @@ class OverlayStore:
             try:
                 stored = read(self, key)
             except ObjectMissing:
-                self._places[key] = (self._spool.seek(0, os.SEEK_END), len(new))
-                self._spool.write(new)
+                self._keep(key, new)
                 return True
         if stored != new:
             raise ObjectConflict(self.url, key)
@@ -446,6 +464,15 @@ class OverlayStore:
 
     def putting(self) -> AbstractContextManager[Putter]:
         return contextlib.nullcontext(PutHere(self.put_many))
+
+    def _keep(self, key: str, data: bytes) -> None:
+        try:
+            place = self._spool.seek(0, os.SEEK_END)
+            self._spool.write(data)
+            self._spool.flush()
+        except OSError as error:
+            raise _unreachable(f"file://{tempfile.gettempdir()}", error) from error
+        self._places[key] = (place, len(data))
 
     def open(self, key: str) -> IO[bytes]:
         if key not in self._places:
@@ -485,7 +512,7 @@ def _digest(data: bytes | Path) -> bytes:
 
 @contextlib.contextmanager
 def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
-    descriptor, name = tempfile.mkstemp(prefix=".put-", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=SCRATCH, dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as copy:
             if isinstance(data, bytes):
@@ -499,6 +526,18 @@ def _temporary_copy(data: bytes | Path, folder: Path) -> Iterator[str]:
         yield name
     finally:
         os.unlink(name)  # noqa: PTH108 - mkstemp hands out a name, not a Path
+
+
+def _remove_scratch(folder: Path, before: float) -> None:
+    with os.scandir(folder) as entries:
+        scratch = [entry for entry in entries if entry.name.startswith(SCRATCH)]
+    for entry in scratch:
+        if entry.stat(follow_symlinks=False).st_mtime >= before:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)  # noqa: PTH108 - an entry has a name, not a Path
 
 
 def _write_synced(folder: str, contents: list[bytes | memoryview]) -> None:
@@ -565,5 +604,22 @@ def _unreachable(url: str, error: BaseException) -> ApgmsError:
         "The object store cannot be used",
         where=url,
         why=" ".join(str(error).split()),
-        mend="check the address, the session (aws sso login --profile apgms-STACK) and the rights",
+        mend=_mend_folder(url, error)
+        if isinstance(error, OSError)
+        else "check the address, the session (aws sso login --profile apgms-STACK) and the rights",
     )
+
+
+def _mend_folder(url: str, error: OSError) -> str:
+    folder = shlex.quote(url.removeprefix("file://"))
+    again = "then run the same command again"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"df -h {folder}; df -i {folder}  # make room, {again}"
+        case errno.EROFS:
+            return f"findmnt -T {folder}  # mount it for writing, {again}"
+        case errno.EACCES | errno.EPERM:
+            return f"namei -l {folder}  # let uid {os.geteuid()} read and write there, {again}"
+        case errno.EIO | errno.ESTALE:
+            return f"findmnt -T {folder}  # have the disk or the mount looked at, {again}"
+    return f"ls -la {folder}  # remove or correct what is in the way, {again}"

@@ -74,9 +74,15 @@ def deviations(link: Link, previous: Link | None) -> tuple[str, ...]:
     found = [] if (kind := _hash_deviation(link)) is None else [kind]
     if (link.prev_hash or "") != (before_hash or ""):
         found.append(BROKEN_LINK)
-    if link.balance_after_cents != before_balance + link.amount_cents:
+    if not _adds_up(before_balance, link):
         found.append(BALANCE_MISMATCH)
     return tuple(found)
+
+
+def _adds_up(before: int, link: Link) -> bool:
+    """Return whether the balances differ by the amount; where one is NULL they do not."""
+    read: tuple[int | None, ...] = (before, link.amount_cents, link.balance_after_cents)
+    return None not in read and before + link.amount_cents == link.balance_after_cents
 
 
 def _hash_deviation(link: Link) -> str | None:

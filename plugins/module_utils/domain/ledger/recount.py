@@ -32,8 +32,8 @@ class Entry(NamedTuple):
     """What the chain rule reads of a row. Amounts in cents."""
 
     id: int
-    amount: int
-    balance: int
+    amount: int | None
+    balance: int | None
     receipt: str | None
     prev: str | None
     hash: str | None
@@ -79,7 +79,8 @@ class Tree:
 
 def fault(entry: Entry, last: Entry | None) -> str | None:
     """Return what is wrong with a row that follows ``last`` in its chain; None where nothing is."""
-    if entry.balance != (last.balance if last else 0) + entry.amount:
+    before = last.balance if last else 0
+    if entry.amount is None or before is None or entry.balance != before + entry.amount:
         return "wrong balance"
     if (entry.prev or "") != ((last.hash if last else "") or ""):
         return "wrong link"

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...domain.ledger.extent import IdRange, compress, shown
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
-from .log import LedgerLog, Plan
+from .log import LedgerLog, Plan, object_missing
 from .rows import missing_ids, rows
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ class Segment:
         return [int(row.split(b"\t", column + 1)[column]) for row in self.lines]
 
 
+class Difference(NamedTuple):
+    """Archived rows that are not in the ledger as they were."""
+
+    changed: list[IdRange]
+    missing: list[IdRange]
+
+
 def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
     """Yield the documents of the snapshots that made the tree larger than ``size``, in order.
 
@@ -43,14 +50,10 @@ def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
             continue
         document = log.snapshot(each)
         if int(document["previous_size"]) != before:
-            raise ApgmsError(
-                "log.object_missing",
-                "A checkpoint of the ledger log is not in the object store",
-                where=log.at(log.key("checkpoint/")),
-                why=f"the snapshot of {each} rows follows one of {document['previous_size']} rows; "
+            raise object_missing(
+                log.at(log.key("checkpoint/")),
+                f"the snapshot of {each} rows follows one of {document['previous_size']} rows; "
                 f"the checkpoint before it has {before}",
-                mend="restore the object from the object store's own versions, then run the same "
-                "command again",
             )
         yield document
         before = each
@@ -61,18 +64,30 @@ def require_as_planned(connection: Connection, log: LedgerLog, size: int, plan: 
 
     :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing
     """
+    changed, _missing = compare(connection, _begun(log, size, plan))
+    missing = missing_ids(connection, plan.ranges)
+    if changed or missing:
+        raise rows_gone(log, changed, missing)
+
+
+def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:
+    """Yield what a snapshot after ``size`` stored before it was cut off; no leaf speaks of it."""
     header = line(plan.columns)
-    changed: list[int] = []
     for (first, _end), key in log.segments():
         if first < size:
             continue
         lines = read(log.store, key).splitlines(keepends=True)
         if lines[:1] == [header]:
-            segment = Segment(first, plan.columns, tuple(lines[1:]))
-            compare_segment(connection, segment, changed, [])
-    missing = missing_ids(connection, plan.ranges)
-    if changed or missing:
-        raise rows_gone(log, compress(sorted(changed)), missing)
+            yield Segment(first, plan.columns, tuple(lines[1:]))
+
+
+def all_segments(log: LedgerLog) -> Iterator[Segment]:
+    """Yield every segment of the log, each verified against the leaves, in order of position.
+
+    :raises ApgmsError: ``log.segment_damaged``
+    """
+    for snapshot in admitted_later(log, 0):
+        yield from segments(log, snapshot)
 
 
 def segments(log: LedgerLog, snapshot: dict[str, Any]) -> Iterator[Segment]:
@@ -99,15 +114,21 @@ def require_same_rows(
 
     :raises ApgmsError: ``reason``, naming every row that is changed or missing
     """
+    found = compare(connection, segments(log, snapshot))
+    if found.changed or found.missing:
+        raise differ(log, reason, *found)
+
+
+def compare(connection: Connection, archived: Iterable[Segment]) -> Difference:
+    """Compare archived rows with the ledger's."""
     changed: list[int] = []
     missing: list[int] = []
-    for segment in segments(log, snapshot):
-        compare_segment(connection, segment, changed, missing)
-    if changed or missing:
-        raise differ(log, reason, compress(sorted(changed)), compress(sorted(missing)))
+    for segment in archived:
+        _compare_segment(connection, segment, changed, missing)
+    return Difference(compress(sorted(changed)), compress(sorted(missing)))
 
 
-def compare_segment(
+def _compare_segment(
     connection: Connection, segment: Segment, changed: list[int], missing: list[int]
 ) -> None:
     """Add the ids of a segment's rows that are changed in the ledger, or missing there."""

@@ -7,8 +7,9 @@ releases and rollbacks. What it finds is a verdict; only unreadable input is an 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from ...domain.ledger.recount import (
 )
 from ...errors import ApgmsError
 from ...libraries import cryptography_exceptions, psycopg, serialization, sql
+from ...ports.database import columns
 from ...ports.object_store import ObjectMissing, ObjectStore, read
 from .log import current_origin
 
@@ -107,6 +109,7 @@ def check_ledger(connection: Connection, store: ObjectStore, policy: Policy) -> 
     """Check ledger, log and rollbacks as they stand in one view of the database.
 
     :raises ApgmsError: ``ledger_check.no_log``, ``ledger_check.unreadable``,
+        ``ledger_check.column_gone``, ``database.missing_table``,
         ``object_store.unreachable``
     """
     findings = Findings(current_origin(store, policy))
@@ -137,8 +140,10 @@ def _check_log(
     findings.tree_size = head.size
     findings.rollbacks = len(rollbacks)
     recount = _Recount(rollbacks, _standing_payouts(connection, findings))
+    present = columns(connection, "owa_ledger")
     for header, lines in _segments(store, findings.origin, head.size):
-        names = header.decode().rstrip("\n").split("\t")
+        names = _fields(header)
+        _require_columns(findings.origin, names, present)
         _compare_rows(connection, names, lines, findings)
         for line in lines:
             recount.add(names, header + line, line)
@@ -193,6 +198,20 @@ def _segments(store: ObjectStore, origin: str, size: int) -> Iterator[tuple[byte
             yield header, rows
 
 
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+def _fields(line: bytes) -> list[str]:
+    """Return the fields of one line of COPY text; NULL stays as it is written."""
+    return [
+        _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), field)
+        if "\\" in field and field != "\\N"
+        else field
+        for field in line.decode().rstrip("\n").split("\t")
+    ]
+
+
 class _Recount:
     """Walks the log's rows in order of admission: tree, balances, and each rollback's claims."""
 
@@ -210,7 +229,7 @@ class _Recount:
         """Take in the next row of the log."""
         self._note()
         self.tree.add(entry)
-        values = dict(zip(names, line.decode().rstrip("\n").split("\t"), strict=True))
+        values = dict(zip(names, _fields(line), strict=True))
         chain: ChainKey = (values["abn"], values["tax_type"], values["period_id"])
         self._balances.add(chain, int(values["amount_cents"]))
 
@@ -272,6 +291,8 @@ def _compare_rows(
 
 
 def _check_chains(connection: Connection, findings: Findings) -> None:
+    [(without,)] = connection.execute("SELECT count(*) FROM owa_ledger WHERE id IS NULL").fetchall()
+    findings.require(not without, f"{without} rows have no id, so no log can have admitted them")
     last: Entry | None = None
     chain: tuple[Any, ...] = ()
     for *key, row_id, amount, balance, receipt, prev, link in connection.cursor().stream(
@@ -334,6 +355,18 @@ def _rollbacks(connection: Connection) -> list[RecordedRollback]:
     columns = ", ".join(RecordedRollback._fields)
     query = f"SELECT {columns} FROM apgms_release.rollback ORDER BY applied_at"  # noqa: S608
     return [RecordedRollback(*row) for row in connection.execute(query.encode())]
+
+
+def _require_columns(origin: str, names: list[str], present: Container[str]) -> None:
+    gone = [name for name in names if name not in present]
+    if gone:
+        raise ApgmsError(
+            "ledger_check.column_gone",
+            "The ledger lacks a column that its log covers",
+            where=f"table owa_ledger, log {origin}",
+            why=f"there is no column {', '.join(gone)} any more, so no row can be compared",
+            mend="put the column back with its values (docs/ledger-log.md, Restore)",
+        )
 
 
 def _some(ids: list[int]) -> str:

@@ -132,7 +132,8 @@ class LedgerLog:
 
     def cosigned(self) -> LogHead | None:
         """Return the newest checkpoint that a cosigner of the policy has confirmed."""
-        names = {key.split("/")[-2] for key in self.store.keys(self.key("cosignature/"))}
+        folder = self.key("cosignature/")
+        names = {key.removeprefix(folder).split("/")[0] for key in self.store.keys(folder)}
         sizes = {int(name) for name in names if _SIZE.fullmatch(name)}
         heads = map(self.head, sorted(sizes, reverse=True))
         return next((head for head in heads if self.cosignatures(head)), None)
@@ -300,6 +301,18 @@ def object_damaged(where: str, why: str) -> ApgmsError:
         where=where,
         why=why,
         mend="restore this object from the object store's own versions, then run the same command",
+    )
+
+
+def object_missing(where: str, why: str) -> ApgmsError:
+    """Return the refusal of a log that lacks an object which was stored."""
+    return ApgmsError(
+        "log.object_missing",
+        "An object of the ledger log is not in the object store",
+        where=where,
+        why=why,
+        mend="restore the object from the object store's own versions, then run the same command "
+        "again",
     )
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from ...domain.approval.policy import Policy
 from ...domain.ledger.extent import IdRange, compress, expand
 from ...domain.ledger.leaf import leaf_hash, leaf_hashes, line
-from ...domain.ledger.tree import TILE_WIDTH
+from ...domain.ledger.tree import TILE_WIDTH, edge_tiles
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import admitted_later, differ, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
 from .records import admitted, column_epochs, recorded_generation, recorded_head
-from .rows import one_view, require_unique_ids, rows
+from .rows import one_view, require_ledger, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -31,9 +31,9 @@ def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -
     Cheap: reads the newest objects of the log and the last few rows it admitted.
 
     :raises ApgmsError: ``log.forked``, ``log.database_behind``, ``log.store_behind``,
-        ``log.rows_differ``, ``log.column_gone``, ``log.duplicate_id``, ``log.tile_damaged``,
+        ``log.rows_differ``, ``log.column_gone``, ``log.tile_damaged``,
         ``log.checkpoint_invalid``, ``log.object_damaged``, ``log.object_missing``,
-        ``log.unfinished``
+        ``log.unfinished``, and those of :func:`require_ledger`
     """
     log = LedgerLog(store, policy)
     recorded, head = compare_heads(connection, log)
@@ -58,12 +58,13 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
     head = log.newest()
     if log.builder(head.tree_size).root() != head.root:
-        raise tile_damaged(log.at(log.key("tile/")), "the right edge does not give the root")
+        edge = ", ".join(tile.path for tile in edge_tiles(head.tree_size))
+        raise tile_damaged(log.at(log.key("tile/")), f"the right edge ({edge}) has another root")
     _require_recorded(log, recorded, head)
     cosigned = log.cosigned()
     if cosigned is not None:
         log.require_prefix(cosigned, head)
-    require_unique_ids(connection)
+    require_ledger(connection)
     with one_view(connection):
         _require_tail(connection, log, recorded)
         if head.tree_size > recorded.tree_size:

@@ -8,23 +8,27 @@ the rows. Where the root is another, the segments are compared row by row, to na
 from __future__ import annotations
 
 import contextlib
+import io
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ...domain.ledger.extent import compress
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
+from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
-from .archive import admitted_later, compare_segment, differ, segment_damaged, segments
-from .log import LedgerLog, LogHead, tile_damaged
+from .archive import admitted_later, all_segments, compare, differ, segment_damaged
+from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
 from .records import admitted, column_epochs
 from .rows import ROWS_AT_ONCE, one_view, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
+
+SHOWN = 20
+MISSING, TILES, SEGMENTS = "missing", "damaged tiles", "damaged segments"
 
 
 class _Rows(NamedTuple):
@@ -41,26 +45,28 @@ def verify_history(
     """Verify the ledger, the tiles and the segments up to ``head``; return the tree's builder.
 
     :raises ApgmsError: ``log.rows_differ`` with the ids of the rows that are changed or missing,
-        ``log.column_gone``, ``log.tile_damaged``, ``log.segment_damaged``, ``log.object_missing``
+        ``log.column_gone``; else, naming all the objects, ``log.tile_damaged``,
+        ``log.segment_damaged``, ``log.object_missing``, or ``log.object_damaged`` for several of
+        these
     """
     builder = TreeBuilder()
-    damage: list[ApgmsError] = []
+    damaged: list[str] = []
     progress.begin()
     for segment in _in_segments(connection, log, head):
-        with log.store.open(segment.key) as stored:
+        with _open(log.store, segment.key) as stored:
             tiles: list[tuple[Tile, bytes]] = []
             same = _next_is(stored, segment.header)
             while batch := list(islice(segment.rows, ROWS_AT_ONCE)):
                 tiles += builder.append(leaf_hashes(segment.header, batch))
                 same &= _next_is(stored, b"".join(batch))
             if not same or stored.read(1):
-                damage.append(segment_damaged(log.at(segment.key)))
-        damage.extend(_damaged(log, tiles))
+                damaged.append(segment.key)
+        damaged.extend(_damaged(log, tiles))
         progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
     if builder.size != head.tree_size or builder.root() != head.root:
         raise rows_that_differ(connection, log)
-    if damage:
-        raise damage[0]
+    if damaged:
+        raise _damage(log, damaged)
     return builder
 
 
@@ -80,24 +86,63 @@ def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Itera
             deque(source, maxlen=0)  # a COPY must be read to its end
 
 
+def _open(store: ObjectStore, key: str) -> IO[bytes]:
+    """Open an object; one that is missing has no bytes."""
+    try:
+        return store.open(key)
+    except ObjectMissing:
+        return io.BytesIO()
+
+
 def _next_is(stored: IO[bytes], data: bytes) -> bool:
     return stored.read(len(data)) == data
 
 
-def _damaged(log: LedgerLog, tiles: list[tuple[Tile, bytes]]) -> Iterator[ApgmsError]:
+def _damaged(log: LedgerLog, tiles: list[tuple[Tile, bytes]]) -> Iterator[str]:
+    """Yield the keys of the tiles that are not stored as they should be."""
     objects = log.tile_objects(tiles)
-    stored = log.store.read_many(key for key, _data in objects)
+    keys = [key for key, _data in objects]
+    try:
+        stored = list(log.store.read_many(keys))
+    except ObjectMissing:
+        stored = [_open(log.store, key).read() for key in keys]
     for (key, data), found in zip(objects, stored, strict=True):
         if found != data:
-            yield tile_damaged(log.at(key), "its hashes are not those of the ledger")
+            yield key
+
+
+def _damage(log: LedgerLog, keys: list[str]) -> ApgmsError:
+    """Return one refusal that names all the objects."""
+    kinds: dict[str, list[str]] = {}
+    for key in keys:
+        kinds.setdefault(_kind(log, key), []).append(key)
+    if len(kinds) > 1:
+        named = (f"{kind}: {_named(log, some)}" for kind, some in kinds.items())
+        return object_damaged(log.at(log.key("")), "; ".join(named))
+    [(kind, _keys)] = kinds.items()
+    where = log.at(keys[0]) if len(keys) == 1 else f"{log.at(log.key(''))}: {_named(log, keys)}"
+    if kind == MISSING:
+        return object_missing(where, "the ledger has its rows, but no object has this key")
+    if kind == TILES:
+        return tile_damaged(where, "its hashes are not those of the ledger")
+    return segment_damaged(where)
+
+
+def _kind(log: LedgerLog, key: str) -> str:
+    try:
+        log.store.open(key).close()
+    except ObjectMissing:
+        return MISSING
+    return TILES if key.startswith(log.key("tile/")) else SEGMENTS
+
+
+def _named(log: LedgerLog, keys: list[str]) -> str:
+    names = [key.removeprefix(log.key("")) for key in keys]
+    more = f" and {len(names) - SHOWN} more, {len(names)} in all" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def rows_that_differ(connection: Connection, log: LedgerLog) -> ApgmsError:
     """Compare the ledger with the archive and return the refusal that names the rows."""
-    changed: list[int] = []
-    missing: list[int] = []
     with one_view(connection):
-        for snapshot in admitted_later(log, 0):
-            for segment in segments(log, snapshot):
-                compare_segment(connection, segment, changed, missing)
-    return differ(log, "log.rows_differ", compress(sorted(changed)), compress(sorted(missing)))
+        return differ(log, "log.rows_differ", *compare(connection, all_segments(log)))

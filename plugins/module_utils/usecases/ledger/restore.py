@@ -7,7 +7,7 @@ that was changed is not overwritten: it is kept aside and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...domain.approval.policy import Policy
 from ...domain.approval.statement import Signed
 from ...domain.formats.canonical import canonical, sha256_hex
-from ...domain.ledger.extent import IdRange, compress, shown, total
+from ...domain.ledger.extent import IdRange, shown, total
 from ...domain.ledger.leaf import line
 from ...errors import ApgmsError
 from ...libraries import sql
@@ -26,7 +26,7 @@ from ..acts.lease import Lease, hold
 from ..approvals.approvals import consume, require_statement
 from ..rollback.order import StackPorts
 from ..stack import kill_switch
-from .archive import Segment, admitted_later, compare_segment, segments
+from .archive import all_segments, compare
 from .log import LedgerLog
 from .rows import one_view, rows
 
@@ -75,12 +75,9 @@ def find_damage(connection: Connection, log: LedgerLog) -> Damage:
 
     :raises ApgmsError: ``log.segment_damaged``
     """
-    changed: list[int] = []
-    missing: list[int] = []
     with one_view(connection):
-        for segment in _segments(log):
-            compare_segment(connection, segment, changed, missing)
-    return Damage(log.origin, tuple(compress(sorted(missing))), tuple(compress(sorted(changed))))
+        found = compare(connection, all_segments(log))
+    return Damage(log.origin, tuple(found.missing), tuple(found.changed))
 
 
 def predict(connection: Connection, store: ObjectStore, policy: Policy) -> Damage:
@@ -183,7 +180,7 @@ def put_back(connection: Connection, log: LedgerLog, damage: Damage) -> None:
     :raises ApgmsError: ``restore.not_the_same``
     """
     wanted = {each for one in damage.missing for each in range(one.first, one.last + 1)}
-    for segment in _segments(log):
+    for segment in all_segments(log):
         lines = [
             row
             for row_id, row in zip(segment.ids(), segment.lines, strict=True)
@@ -195,11 +192,6 @@ def put_back(connection: Connection, log: LedgerLog, damage: Damage) -> None:
     again = find_damage(connection, log)
     if again.missing or again.changed:
         raise _not_the_same(again)
-
-
-def _segments(log: LedgerLog) -> Iterator[Segment]:
-    for snapshot in admitted_later(log, 0):
-        yield from segments(log, snapshot)
 
 
 def _copy(connection: Connection, columns: Sequence[str], lines: list[bytes]) -> None:
@@ -218,12 +210,15 @@ _GENERATED = """
 SELECT attname FROM pg_attribute
 WHERE attrelid = 'owa_ledger'::regclass AND attnum > 0 AND attgenerated <> ''
 """
-# a restored backup's sequence may stand below the rows that are put back
+# a restored backup's sequence may stand below the rows that are put back; an id at its end or beyond
+# was not taken from it
 _ADVANCE = """
-SELECT setval(sequence, (SELECT max(id) FROM owa_ledger))
-FROM (SELECT pg_get_serial_sequence('owa_ledger', 'id')::regclass AS sequence) AS named
-WHERE sequence IS NOT NULL
-  AND (SELECT max(id) FROM owa_ledger) > coalesce(pg_sequence_last_value(sequence), 0)
+SELECT setval(sequence, highest)
+FROM (SELECT seqrelid::regclass AS sequence,
+             (SELECT max(id) FROM owa_ledger WHERE id < seqmax) AS highest
+      FROM pg_sequence
+      WHERE seqrelid = pg_get_serial_sequence('owa_ledger', 'id')::regclass) AS found
+WHERE highest > coalesce(pg_sequence_last_value(sequence), 0)
 """
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,17 +19,29 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 TABLE = "owa_ledger"
-CORE_COLUMNS = (
-    "id",
-    "abn",
-    "tax_type",
-    "period_id",
-    "amount_cents",
-    "balance_after_cents",
-    "bank_receipt_hash",
-    "prev_hash",
-    "hash_after",
-)
+INTEGERS = ("bigint", "integer", "smallint")
+EXACT_DIGITS = 18
+AMOUNTS = (*INTEGERS, f"numeric({EXACT_DIGITS},0) or less")
+TEXTS = ("text", "character varying", "character")
+CORE_COLUMNS = {
+    "id": INTEGERS,
+    "abn": TEXTS,
+    "tax_type": TEXTS,
+    "period_id": TEXTS,
+    "amount_cents": AMOUNTS,
+    "balance_after_cents": AMOUNTS,
+    "bank_receipt_hash": TEXTS,
+    "prev_hash": TEXTS,
+    "hash_after": TEXTS,
+}
+"""The columns that the chain rule needs, and of which types, with or without a length."""
+NEVER_NULL = ("abn", "tax_type", "period_id", "amount_cents", "balance_after_cents")
+_NULLABLE = """
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attname = ANY(%s) AND NOT attnotnull ORDER BY attnum
+"""
+_TABLE_KINDS = ("r", "p")
+_TYPE = re.compile(r"([a-z ]+)(?:\(([0-9]+)(?:,([0-9]+))?\))?")
 PLANNER_SETTINGS = {"jit": "off", "work_mem": "16MB", "max_parallel_workers_per_gather": "0"}
 """Measured: compiling costs more than it saves, sorting is fastest within a processor's cache, and
 whoever writes the ledger meanwhile needs the other processors."""
@@ -62,9 +75,18 @@ class PeriodTotal(NamedTuple):
 def ledger_columns(connection: Connection) -> list[str]:
     """Return the columns of owa_ledger, in table order.
 
-    :raises ApgmsError: ``log.missing_column`` where one that the chain rule needs is not there
+    :raises ApgmsError: those of :func:`require_columns`
     """
-    found = list(columns(connection, TABLE))
+    return list(require_columns(connection))
+
+
+def require_columns(connection: Connection) -> dict[str, str]:
+    """Require the columns that the chain rule reads; return all of them with their types.
+
+    :raises ApgmsError: ``log.missing_column`` where one is not there, ``log.column_type`` where it
+        has a type whose values the rule cannot be checked on
+    """
+    found = columns(connection, TABLE)
     missing = [name for name in CORE_COLUMNS if name not in found]
     if missing:
         raise ApgmsError(
@@ -74,7 +96,26 @@ def ledger_columns(connection: Connection) -> list[str]:
             why=f"there is no column {', '.join(missing)}",
             mend="run the migrations of APGMS, or point apgms_database_url at its database",
         )
+    wrong = {name: found[name] for name in CORE_COLUMNS if not _fits(found[name], name)}
+    if wrong:
+        raise _wrong_types(wrong)
     return found
+
+
+def require_ledger(connection: Connection) -> None:
+    """Require of owa_ledger what a log of it takes for granted.
+
+    :raises ApgmsError: those of :func:`require_columns` and :func:`require_unique_ids`, and
+        ``log.not_a_table`` where it is a view or a foreign table: these may hide rows, and who
+        writes the rows behind them cannot be seen
+    """
+    require_columns(connection)
+    kind = connection.execute(
+        "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)", [TABLE]
+    ).fetchone()
+    if kind is None or kind[0] not in _TABLE_KINDS:
+        raise _not_a_table()
+    require_unique_ids(connection)
 
 
 def is_idle(connection: Connection) -> bool:
@@ -118,10 +159,13 @@ def same_view_beside(connection: Connection) -> Iterator[Connection]:
 
 
 def require_unique_ids(connection: Connection) -> None:
-    """Require that no two ledger rows have the same id; a unique index is believed.
+    """Require that all ledger rows have ids of their own; a unique index is believed.
 
-    :raises ApgmsError: ``log.duplicate_id``
+    :raises ApgmsError: ``log.null_value``, ``log.duplicate_id``
     """
+    without = connection.execute(f"SELECT count(*) FROM {TABLE} WHERE id IS NULL").fetchone()  # noqa: S608
+    if without and without[0]:
+        raise _null_values(f"{without[0]} rows have no id")
     if indexed_uniquely(connection, ("id",)):
         return
     shared = connection.execute(
@@ -137,6 +181,32 @@ def require_unique_ids(connection: Connection) -> None:
             mend="find out who dropped the primary key and inserted rows; the log says which rows "
             "it admitted (docs/ledger-log.md)",
         )
+
+
+def require_values(connection: Connection, ranges: Iterable[IdRange]) -> None:
+    """Require that rows have what namespaces and balances are counted by.
+
+    Costs nothing where the columns are declared NOT NULL.
+
+    :raises ApgmsError: ``log.null_value``
+    """
+    nullable = [row[0] for row in connection.execute(_NULLABLE, [TABLE, list(NEVER_NULL)])]
+    if not nullable:
+        return
+    empty = sql.SQL(" OR ").join(
+        sql.SQL("{} IS NULL").format(sql.Identifier(name)) for name in nullable
+    )
+    found = [
+        row[0]
+        for run in runs(ranges)
+        for row in connection.execute(
+            sql.SQL("SELECT id FROM {} WHERE {} AND ({}) ORDER BY id").format(
+                sql.Identifier(TABLE), _within(run), empty
+            )
+        )
+    ]
+    if found:
+        raise _null_values(f"rows {shown(compress(found))} lack one of {', '.join(NEVER_NULL)}")
 
 
 def indexed_uniquely(connection: Connection, key: Sequence[str]) -> bool:
@@ -220,7 +290,7 @@ def id_ranges(connection: Connection, after: int | None, upto: int) -> list[IdRa
         IdRange(*row)
         for row in connection.execute(
             "SELECT min(id), max(id) FROM"  # noqa: S608
-            f" (SELECT id, id - row_number() OVER (ORDER BY id) AS island FROM {TABLE}"
+            f" (SELECT id, id - (row_number() OVER (ORDER BY id) - 1) AS island FROM {TABLE}"
             "  WHERE id BETWEEN %s AND %s) AS numbered GROUP BY island ORDER BY 1",
             [first, upto],
         )
@@ -349,6 +419,53 @@ def _writers(connection: Connection) -> Iterator[Writer]:
         [TABLE],
     )
     return (Writer(*row) for row in found)
+
+
+def _fits(kind: str, column: str) -> bool:
+    """Return whether the chain rule can be checked on a column of this type."""
+    match = _TYPE.fullmatch(kind.replace('"', ""))  # quote_all_identifiers quotes types too
+    if match is None:
+        return False
+    name, digits, decimals = match.groups()
+    if name == "numeric":
+        whole = digits is not None and int(digits) <= EXACT_DIGITS and not int(decimals or 0)
+        return whole and CORE_COLUMNS[column] is AMOUNTS
+    return name in CORE_COLUMNS[column]
+
+
+def _null_values(why: str) -> ApgmsError:
+    return ApgmsError(
+        "log.null_value",
+        "Ledger rows lack a value without which they stand in no chain",
+        where=f"table {TABLE}",
+        why=why,
+        mend="have the owner of the table correct these rows and declare the columns NOT NULL, "
+        "then run the same command again",
+    )
+
+
+def _not_a_table() -> ApgmsError:
+    return ApgmsError(
+        "log.not_a_table",
+        "The ledger is not a table of this database",
+        where=TABLE,
+        why="a view or a foreign table may hide rows, and hides who writes them",
+        mend="point apgms_database_url, or the search_path of its role, at the table itself",
+    )
+
+
+def _wrong_types(found: dict[str, str]) -> ApgmsError:
+    return ApgmsError(
+        "log.column_type",
+        "The ledger has a column of a type that the chain rule cannot be checked on",
+        where=f"table {TABLE}",
+        why="; ".join(
+            f"{name} is {kind}; what works is {', '.join(CORE_COLUMNS[name])}"
+            for name, kind in found.items()
+        ),
+        mend="have the owner of the table change its type (ALTER TABLE ... ALTER COLUMN ... TYPE), "
+        "or point apgms_database_url at the database of APGMS",
+    )
 
 
 def _column_gone(gone: list[str]) -> ApgmsError:

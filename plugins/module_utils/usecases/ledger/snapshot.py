@@ -52,6 +52,7 @@ from .rows import (
     one_view,
     period_totals,
     require_unique_ids,
+    require_values,
     rows,
     same_view_beside,
     wait_for_writers,
@@ -255,6 +256,7 @@ def _work(
             late = compress(late_ids(connection, log.origin)) if head.tree_size else []
             fresh = [] if newest is None else id_ranges(connection, after, newest)
             plan = Plan(tuple(ledger_columns(connection)), (*late, *fresh))
+            require_values(connection, plan.ranges)
     below = [one for one in plan.ranges if after is not None and one.last <= after]
     return _Work(head, plan, after, tuple(expand(below)), unfinished)
 

@@ -626,6 +626,23 @@ def test_a_full_verification_names_all_damaged_objects_at_once(
     assert stack.snapshot(verify="full").tree_size == 26 * 256
 
 
+def test_a_damaged_tile_on_the_path_of_a_proof_is_no_fork(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 300)
+    stack.snapshot()
+    stack.cosign()
+    fill(stack, writer, 700)
+    stack.snapshot()
+    [tile] = (stack.folder / "store").rglob("tile/0/001")
+    flip(tile)
+    error = refusal(stack)
+    assert error.reason == "log.tile_damaged"
+    assert f"Where: file://{tile}. Why" in str(error)
+    flip(tile)
+    stack.snapshot(verify="full")
+
+
 def test_a_damaged_right_edge_names_its_tiles(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 300)
     stack.snapshot()

@@ -8,7 +8,7 @@ full tiles of level L-1. ``size`` is always a number of leaves.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 HASH_BYTES = 32
@@ -123,6 +123,19 @@ class TreeBuilder:
             self._level(level + 1).append(root_of(full))
         del hashes[: count * TILE_WIDTH]
         yield from self._full_tiles(level + 1)
+
+
+def damaged_tiles(tiles: Iterable[Tile], size: int, read_tile: ReadTile) -> list[Tile]:
+    """Return which of ``tiles`` and the tiles above them are not what the tile above them says."""
+    damaged: dict[Tile, None] = {}
+    for tile in tiles:
+        while tile.width == TILE_WIDTH:
+            above = tile_at(tile.level + 1, tile.index // TILE_WIDTH, size)
+            wanted = _split(read_tile(above))[tile.index % TILE_WIDTH]
+            if root_of(_split(read_tile(tile))) != wanted:
+                damaged[tile] = None
+            tile = above
+    return list(damaged)
 
 
 def subtree_hash(first: int, end: int, size: int, read_tile: ReadTile) -> bytes:

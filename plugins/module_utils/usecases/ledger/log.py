@@ -24,6 +24,7 @@ from ...domain.ledger.tree import (
     Tile,
     TreeBuilder,
     consistent,
+    damaged_tiles,
     tile_at,
 )
 from ...domain.ledger.tree import prove_consistency as prove
@@ -189,16 +190,25 @@ class LedgerLog:
     def require_prefix(self, old: LogHead, new: LogHead) -> list[bytes]:
         """Return the verified proof that the tree of ``old`` is a prefix of that of ``new``.
 
-        :raises ApgmsError: ``log.forked``
+        :raises ApgmsError: ``log.forked``, ``log.tile_damaged``
         """
         if old.tree_size == 0:
             return []
+        used: list[Tile] = []
+
+        def read_tile(tile: Tile) -> bytes:
+            used.append(tile)
+            return self.read_tile(tile)
+
         proof = (
-            prove(old.tree_size, new.tree_size, self.read_tile)
-            if old.tree_size <= new.tree_size
-            else []
+            prove(old.tree_size, new.tree_size, read_tile) if old.tree_size <= new.tree_size else []
         )
         if not consistent(old.tree_size, old.root, new.tree_size, new.root, proof):
+            if damaged := damaged_tiles(used, new.tree_size, self.read_tile):
+                raise tile_damaged(
+                    self.at(self.key(damaged[0].path)),
+                    "its root is not the hash that the tile above it holds",
+                )
             raise forked(
                 self.at(self.key("")),
                 f"the tree of {new.tree_size} rows does not begin with the tree of "

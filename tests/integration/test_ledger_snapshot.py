@@ -576,6 +576,56 @@ def test_a_damaged_tile_and_a_damaged_segment_are_found(stack: Stack, writer: Le
     assert refusal(stack, verify="full").reason == "log.segment_damaged"
 
 
+def change_document(stack: Stack, size: int, was: bytes, becomes: bytes) -> None:
+    [path] = (stack.folder / "store").rglob(f"snapshot/*{size}")
+    data = path.read_bytes()
+    assert was in data
+    path.write_bytes(data.replace(was, becomes, 1))
+
+
+@pytest.mark.parametrize("size", [200, 300])
+def test_a_changed_document_of_a_snapshot_is_found(
+    stack: Stack, writer: LedgerWriter, size: int
+) -> None:
+    for count in (200, 100):
+        fill(stack, writer, count)
+        stack.snapshot()
+    change_document(stack, size, b'"rows":', b'"rows":1')
+    assert refusal(stack, verify="full").reason == "log.object_damaged"
+    fill(stack, writer, 100)
+    if size == 300:
+        error = refusal(stack)
+        assert error.reason == "log.object_damaged"
+        assert "the database recorded" in str(error)
+
+
+def test_a_document_whose_digest_no_database_has_recorded_is_taken(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 20)
+    stack.snapshot()
+    stack.execute("ALTER TABLE apgms_release.ledger_checkpoint DISABLE TRIGGER ALL")
+    stack.execute("UPDATE apgms_release.ledger_checkpoint SET document_sha256 = NULL")
+    assert stack.snapshot(verify="full").tree_size == 20
+
+
+@pytest.mark.parametrize("what", [b'"rows_sha256":"', b'"balance_cents":"', b'"chains":'])
+def test_the_auditor_recounts_what_a_document_says_with_the_store_alone(
+    stack: Stack, writer: LedgerWriter, what: bytes
+) -> None:
+    fill(stack, writer, 200)
+    stack.snapshot()
+    stack.cosign()
+    fill(stack, writer, 100)
+    stack.snapshot()
+    [path] = (stack.folder / "store").rglob("snapshot/*300")
+    digit = path.read_bytes().partition(what)[2][:1]
+    change_document(stack, 300, what + digit, what + (b"1" if digit != b"1" else b"2"))
+    with pytest.raises(ApgmsError) as caught:
+        stack.cosign()
+    assert caught.value.reason == "log.object_damaged"
+
+
 # --- two histories --------------------------------------------------------------------------
 
 

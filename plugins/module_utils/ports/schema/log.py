@@ -35,4 +35,8 @@ CREATE TRIGGER ledger_extent_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON apgms_release.ledger_extent
     FOR EACH STATEMENT EXECUTE FUNCTION apgms_release.refuse_rewrite();
 """,
+    "0300_log_documents": """
+-- of the object snapshot/<tree_size>; NULL: recorded by a version that did not keep it
+ALTER TABLE apgms_release.ledger_checkpoint ADD COLUMN document_sha256 text;
+""",
 }

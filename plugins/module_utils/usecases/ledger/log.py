@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...domain.approval.policy import Policy
-from ...domain.formats.canonical import canonical, parse_canonical
+from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
 from ...domain.ledger import checkpoint as notes
 from ...domain.ledger.extent import IdRange
 from ...domain.ledger.tree import (
@@ -79,12 +79,16 @@ class Plan:
 
 
 class LedgerLog:
-    """The log of one origin in an object store."""
+    """The log of one origin in an object store.
+
+    ``digests`` gives the SHA-256 that a database has recorded of ``snapshot/<size>``, by size.
+    """
 
     def __init__(self, store: ObjectStore, policy: Policy) -> None:
         self.store = store
         self.pins = policy.log
         self.origin = current_origin(store, policy)
+        self.digests: dict[int, str] = {}
         self._tiles: dict[Tile, bytes] = {}
 
     @property
@@ -227,12 +231,23 @@ class LedgerLog:
         self.store.put_new(self.key(f"plan/{size:016d}"), document)
 
     def snapshot(self, size: int) -> dict[str, Any]:
-        """Return the document of the snapshot that ended at ``size``."""
-        return self._document(self.key(f"snapshot/{size:016d}"), SNAPSHOT_SCHEMA, size)
+        """Return the document of the snapshot that ended at ``size``.
 
-    def _document(self, key: str, schema: str, size: int) -> dict[str, Any]:
+        :raises ApgmsError: ``log.object_damaged``
+        """
+        key = self.key(f"snapshot/{size:016d}")
+        return self._document(key, SNAPSHOT_SCHEMA, size, self.digests.get(size))
+
+    def _document(
+        self, key: str, schema: str, size: int, recorded: str | None = None
+    ) -> dict[str, Any]:
+        data = read(self.store, key)
+        if recorded not in (None, sha256_hex(data)):
+            raise object_damaged(
+                self.at(key), f"its SHA-256 is {sha256_hex(data)}; the database recorded {recorded}"
+            )
         try:
-            document = parse_canonical(read(self.store, key))
+            document = parse_canonical(data)
         except ValueError as error:
             raise object_damaged(self.at(key), str(error)) from None
         said = document if isinstance(document, dict) else {}

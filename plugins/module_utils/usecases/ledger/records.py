@@ -3,15 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ...domain.approval.policy import Policy
+from ...domain.formats.canonical import canonical, sha256_hex
 from ...domain.ledger.extent import IdRange
+from ...ports.object_store import ObjectStore
 from .log import LedgerLog, LogHead, object_damaged
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
+
+
+def open_log(connection: Connection, store: ObjectStore, policy: Policy) -> LedgerLog:
+    """Return the log in force, its documents held against what this database has recorded."""
+    log = LedgerLog(store, policy)
+    log.digests = dict(
+        connection.execute(
+            "SELECT tree_size, document_sha256 FROM apgms_release.ledger_checkpoint"
+            " WHERE origin = %s AND document_sha256 IS NOT NULL",
+            [log.origin],
+        ).fetchall()
+    )
+    return log
 
 
 def recorded_head(connection: Connection, origin: str) -> LogHead | None:
@@ -70,22 +86,28 @@ def require_new(
 def record(
     connection: Connection,
     head: LogHead,
-    columns: Sequence[str],
+    document: Mapping[str, Any],
     ranges: Iterable[IdRange],
-    first_position: int,
 ) -> None:
-    """Record a head and the ids it admitted, in one transaction."""
+    """Record a head, the document of its snapshot and the ids it admitted, in one transaction."""
     with connection.transaction():
         connection.execute(
-            "INSERT INTO apgms_release.ledger_checkpoint (origin, tree_size, root, note, columns)"
-            " VALUES (%s, %s, %s, %s, %s)",
-            [head.origin, head.tree_size, head.root, head.note, list(columns)],
+            "INSERT INTO apgms_release.ledger_checkpoint (origin, tree_size, root, note, columns,"
+            "  document_sha256) VALUES (%s, %s, %s, %s, %s, %s)",
+            [
+                head.origin,
+                head.tree_size,
+                head.root,
+                head.note,
+                document["columns"],
+                sha256_hex(canonical(document)),
+            ],
         )
         with connection.cursor().copy(
             "COPY apgms_release.ledger_extent (origin, first_position, first_id, last_id)"
             " FROM STDIN"
         ) as copy:
-            position = first_position
+            position = int(document["previous_size"])
             for one in ranges:
                 copy.write_row((head.origin, position, one.first, one.last))
                 position += one.size

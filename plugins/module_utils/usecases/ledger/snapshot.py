@@ -35,7 +35,7 @@ from .files import Namespaces, hashes_file, namespace_files
 from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
 from .log_check import compare_heads
 from .log_verify import rows_that_differ, verify_history
-from .records import frontier, record, require_new
+from .records import frontier, open_log, record, require_new
 from .rows import (
     POLL_SECONDS,
     ROWS_AT_ONCE,
@@ -214,7 +214,7 @@ def take_snapshot(
     """
     _require_log_key(signer, policy)
     with _one_at_a_time(connection, policy, clock, wait_seconds):
-        log = LedgerLog(store, policy)
+        log = open_log(connection, store, policy)
         try:
             head = _catch_up(connection, log)
         except ApgmsError as error:
@@ -230,11 +230,10 @@ def take_snapshot(
 def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
     """Record the snapshots that were stored, but cut off before they were recorded."""
     recorded, head = compare_heads(connection, log)
-    size = recorded.tree_size
-    for document in admitted_later(log, size) if head.tree_size > size else ():
+    ahead = head.tree_size > recorded.tree_size
+    for document in admitted_later(log, recorded.tree_size) if ahead else ():
         later = log.head(int(document["tree_size"]))
-        record(connection, later, document["columns"], snapshot_ranges(document), size)
-        size = later.tree_size
+        record(connection, later, document, snapshot_ranges(document))
     return head
 
 
@@ -284,7 +283,7 @@ def _take(
             head, document = work.head, log.snapshot(work.head.tree_size)
         deviations = counted().deviations
     if head.note != work.head.note:
-        record(connection, head, work.plan.columns, work.plan.ranges, work.head.tree_size)
+        record(connection, head, document, work.plan.ranges)
     files = namespace_files(document)
     cosigned = log.cosigned()
     new_rows = head.tree_size - work.head.tree_size

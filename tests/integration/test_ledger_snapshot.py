@@ -365,9 +365,23 @@ def test_a_plan_that_would_admit_a_row_twice_is_refused_before_anything_is_store
         stack.snapshot(store=_Cutting(stack.folder / "store", 1))
     [plan] = (stack.folder / "store").rglob("plan/*30")
     good = plan.read_bytes()
-    for bad in (b'[["31","33"],["32","35"]]', b'[["30","35"]]', b'[["35","31"]]', b'"x"', b"[[1]]"):
-        plan.write_bytes(good.replace(b'[["31","35"]]', bad))
+    for bad in (
+        b'[["31","2"],["32","4"]]',
+        b'[["30","6"]]',
+        b'[["31","5"],["31","5"]]',
+        b'[["31","0"]]',
+        b'[["31","2 1"]]',
+        b'[["31","-5"]]',
+        b'"x"',
+        b"[[1]]",
+        b"[[31,5]]",
+    ):
+        changed = good.replace(b'[["31","5"]]', bad)
+        assert changed != good
+        plan.write_bytes(changed)
         assert refusal(stack).reason == "log.object_damaged"
+    plan.write_bytes(good.replace(b'"late":[]', b'"late":[["30","1"]]'))
+    assert "row 30 a second time" in str(refusal(stack))
     for bad_bytes in (b"", b"{}", good[:-1], bytes(len(good))):
         plan.write_bytes(bad_bytes)
         assert refusal(stack).reason == "log.object_damaged"

@@ -369,9 +369,23 @@ def test_a_plan_that_would_admit_a_row_twice_is_refused_before_anything_is_store
         stack.snapshot(store=_Cutting(stack.folder / "store", 1))
     [plan] = (stack.folder / "store").rglob("plan/*30")
     good = plan.read_bytes()
-    for bad in (b'[["31","33"],["32","35"]]', b'[["30","35"]]', b'[["35","31"]]', b'"x"', b"[[1]]"):
-        plan.write_bytes(good.replace(b'[["31","35"]]', bad))
+    for bad in (
+        b'[["31","2"],["32","4"]]',
+        b'[["30","6"]]',
+        b'[["31","5"],["31","5"]]',
+        b'[["31","0"]]',
+        b'[["31","2 1"]]',
+        b'[["31","-5"]]',
+        b'"x"',
+        b"[[1]]",
+        b"[[31,5]]",
+    ):
+        changed = good.replace(b'[["31","5"]]', bad)
+        assert changed != good
+        plan.write_bytes(changed)
         assert refusal(stack).reason == "log.object_damaged"
+    plan.write_bytes(good.replace(b'"late":[]', b'"late":[["30","1"]]'))
+    assert "row 30 a second time" in str(refusal(stack))
     for bad_bytes in (b"", b"{}", good[:-1], bytes(len(good))):
         plan.write_bytes(bad_bytes)
         assert refusal(stack).reason == "log.object_damaged"
@@ -679,6 +693,56 @@ def test_a_cosignature_that_cannot_be_read_is_not_taken_for_none(
     assert caught.value.reason == "object_store.unreachable"
     assert os.getuid() == 0 or str(path) in str(caught.value)  # nobody does not come so far
     assert stack.snapshot().cosigned_size == 10
+
+
+def change_document(stack: Stack, size: int, was: bytes, becomes: bytes) -> None:
+    [path] = (stack.folder / "store").rglob(f"snapshot/*{size}")
+    data = path.read_bytes()
+    assert was in data
+    path.write_bytes(data.replace(was, becomes, 1))
+
+
+@pytest.mark.parametrize("size", [200, 300])
+def test_a_changed_document_of_a_snapshot_is_found(
+    stack: Stack, writer: LedgerWriter, size: int
+) -> None:
+    for count in (200, 100):
+        fill(stack, writer, count)
+        stack.snapshot()
+    change_document(stack, size, b'"rows":', b'"rows":1')
+    assert refusal(stack, verify="full").reason == "log.object_damaged"
+    fill(stack, writer, 100)
+    if size == 300:
+        error = refusal(stack)
+        assert error.reason == "log.object_damaged"
+        assert "the database recorded" in str(error)
+
+
+def test_a_document_whose_digest_no_database_has_recorded_is_taken(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 20)
+    stack.snapshot()
+    stack.execute("ALTER TABLE apgms_release.ledger_checkpoint DISABLE TRIGGER ALL")
+    stack.execute("UPDATE apgms_release.ledger_checkpoint SET document_sha256 = NULL")
+    assert stack.snapshot(verify="full").tree_size == 20
+
+
+@pytest.mark.parametrize("what", [b'"rows_sha256":"', b'"balance_cents":"', b'"chains":'])
+def test_the_auditor_recounts_what_a_document_says_with_the_store_alone(
+    stack: Stack, writer: LedgerWriter, what: bytes
+) -> None:
+    fill(stack, writer, 200)
+    stack.snapshot()
+    stack.cosign()
+    fill(stack, writer, 100)
+    stack.snapshot()
+    [path] = (stack.folder / "store").rglob("snapshot/*300")
+    digit = path.read_bytes().partition(what)[2][:1]
+    change_document(stack, 300, what + digit, what + (b"1" if digit != b"1" else b"2"))
+    with pytest.raises(ApgmsError) as caught:
+        stack.cosign()
+    assert caught.value.reason == "log.object_damaged"
 
 
 # --- two histories --------------------------------------------------------------------------

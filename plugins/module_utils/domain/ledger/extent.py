@@ -1,15 +1,19 @@
 # GNU General Public License v3.0+ (see COPYING)
 """Which ledger ids a log has admitted, and at which positions of its tree.
 
-An extent is a run of ids with none missing between, at consecutive positions. Within a snapshot
-leaves stand in the order of ids; a row that shows up later below ids already admitted begins a new
-run.
+An extent is a stretch of ascending ids at consecutive positions. Within a snapshot leaves stand in
+the order of ids; a row that shows up later below ids already admitted is in an extent of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from operator import sub
 from typing import NamedTuple
+
+EXTENT_IDS = 1000
+"""How many ids an extent has at most, where some are missing between."""
 
 
 class IdRange(NamedTuple):
@@ -24,35 +28,114 @@ class IdRange(NamedTuple):
         return self.last - self.first + 1
 
 
-class Run(NamedTuple):
-    """Ranges of ascending ids, which one ordered scan reads."""
+class Extent(NamedTuple):
+    """Ascending ids at consecutive positions.
 
-    ranges: tuple[IdRange, ...]
+    ``runs`` says how many ids follow each other from ``first`` on, how many are missing then, and
+    so on in turn: from 5 on, ``3 2 1`` are 5, 6, 7 and 10.
+    """
+
+    first: int
+    last: int
+    size: int
+    runs: str
 
     @property
-    def span(self) -> IdRange:
-        """From the first id to the last, with whatever is missing between."""
-        return IdRange(self.ranges[0].first, self.ranges[-1].last)
+    def gapless(self) -> bool:
+        """Whether no id is missing between."""
+        return self.last - self.first + 1 == self.size
+
+    def ranges(self) -> Iterator[IdRange]:
+        """Yield the ids as ranges with none missing."""
+        counts = [*map(int, self.runs.split(" ")), 0]
+        first = self.first
+        for there, missing in zip(counts[::2], counts[1::2], strict=True):
+            yield IdRange(first, first + there - 1)
+            first += there + missing
 
 
-def runs(ranges: Iterable[IdRange]) -> Iterator[Run]:
-    """Yield the ranges, given in order of position, as runs of ascending ids; neighbours merge."""
+def parse_extent(first: str, runs: str) -> Extent:
+    """Return an extent as its first id and its runs give it.
+
+    :raises ValueError: where they are not numbers, or no extent
+    """
+    counts = list(map(int, runs.split(" ")))
+    if len(counts) % 2 == 0 or min(counts) < 1:
+        raise ValueError(f"{runs[:40]!r} does not say in turn how many ids are there and missing")
+    begin = int(first)
+    return Extent(begin, begin + sum(counts) - 1, sum(counts[::2]), runs)
+
+
+def extents(portions: Iterable[Sequence[int]]) -> list[Extent]:
+    """Return ascending ids, which come in portions, as extents; long runs are extents of theirs."""
+    found: list[Extent] = []
+    for ids in portions:
+        for at in range(0, len(ids), EXTENT_IDS):
+            one = _extent(ids[at : at + EXTENT_IDS])
+            if found and _joined(found[-1], one).gapless:
+                one = _joined(found.pop(), one)
+            found.append(one)
+    return found
+
+
+def gapless(first: int, last: int) -> Extent:
+    """Return the extent of all ids from ``first`` to ``last``."""
+    size = last - first + 1
+    return Extent(first, last, size, str(size))
+
+
+def _extent(ids: Sequence[int]) -> Extent:
+    counts, begin = [], 0
+    for place, step in enumerate(map(sub, ids[1:], ids), 1):
+        if step != 1:
+            counts += [place - begin, step - 1]
+            begin = place
+    counts.append(len(ids) - begin)
+    return Extent(ids[0], ids[-1], len(ids), " ".join(map(str, counts)))
+
+
+def _joined(one: Extent, next_one: Extent) -> Extent:
+    size = one.size + next_one.size
+    return Extent(one.first, next_one.last, size, str(size))
+
+
+class Scan(NamedTuple):
+    """What one ordered scan of the ledger reads: the rows whose ids lie in ``span``.
+
+    ``only``: those of them that it wants, None for all; ``without``: those that it does not.
+    """
+
+    span: IdRange
+    only: tuple[IdRange, ...] | None = None
+    without: tuple[IdRange, ...] = ()
+
+
+def scans(ranges: Iterable[IdRange]) -> Iterator[Scan]:
+    """Yield the scans that read the ids of ``ranges``, in this order; neighbours are read at once."""
     ascending: list[IdRange] = []
     for one in ranges:
         if ascending and one.first <= ascending[-1].last:
-            yield Run(tuple(ascending))
+            yield _scan(ascending)
             ascending = []
         if ascending and one.first == ascending[-1].last + 1:
             ascending[-1] = IdRange(ascending[-1].first, one.last)
         else:
             ascending.append(one)
     if ascending:
-        yield Run(tuple(ascending))
+        yield _scan(ascending)
+
+
+def _scan(ascending: list[IdRange]) -> Scan:
+    span = IdRange(ascending[0].first, ascending[-1].last)
+    return Scan(span, tuple(ascending) if len(ascending) > 1 else None)
 
 
 def compress(ids: Iterable[int]) -> list[IdRange]:
     """Return ascending ids as ranges."""
-    return [one for run in runs(IdRange(each, each) for each in ids) for one in run.ranges]
+    known = list(ids)
+    breaks = [place for place, step in enumerate(map(sub, known[1:], known), 1) if step != 1]
+    ends = [0, *breaks, len(known)] if known else []
+    return [IdRange(known[begin], known[end - 1]) for begin, end in pairwise(ends)]
 
 
 def expand(ranges: Iterable[IdRange]) -> Iterator[int]:

@@ -35,4 +35,13 @@ CREATE TRIGGER ledger_extent_append_only
     BEFORE UPDATE OR DELETE OR TRUNCATE ON apgms_release.ledger_extent
     FOR EACH STATEMENT EXECUTE FUNCTION apgms_release.refuse_rewrite();
 """,
+    "0300_log_documents": """
+-- of the object snapshot/<tree_size>; NULL: recorded by a version that did not keep it
+ALTER TABLE apgms_release.ledger_checkpoint ADD COLUMN document_sha256 text;
+""",
+    "0400_ledger_gaps": """
+-- the ids, where some between first_id and last_id are missing; NULL: none is
+ALTER TABLE apgms_release.ledger_extent ADD COLUMN ids bigint[];
+ALTER TABLE apgms_release.ledger_extent ALTER COLUMN ids SET STORAGE EXTERNAL;
+""",
 }

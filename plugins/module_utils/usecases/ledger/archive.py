@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...domain.ledger.extent import IdRange, compress, shown
+from ...domain.ledger.extent import Extent, IdRange, compress, extents, shown
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
 from .log import LedgerLog, Plan, object_missing
-from .rows import missing_ids, rows
+from .rows import against_plan, missing_ids, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -59,15 +61,31 @@ def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
         before = each
 
 
-def require_as_planned(connection: Connection, log: LedgerLog, size: int, plan: Plan) -> None:
+def archived_extents(
+    log: LedgerLog, snapshot: dict[str, Any], after: int | None
+) -> Iterator[Extent]:
+    """Yield the ids that a snapshot admitted, as its archived rows say, in order of position.
+
+    :param after: the highest id admitted before
+    """
+    ids = array("q", (each for segment in segments(log, snapshot) for each in segment.ids()))
+    late = 0 if after is None else bisect_right(ids, after)
+    yield from extents([ids[:late]])
+    yield from extents([ids[late:]])
+
+
+def require_as_planned(connection: Connection, log: LedgerLog, size: int, plan: Plan) -> Plan:
     """Require of the ledger what a snapshot after ``size`` began to admit, and was cut off.
 
+    :returns: the plan, with the ids between its own whose rows have come since
     :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing
     """
     changed, _missing = compare(connection, _begun(log, size, plan))
-    missing = missing_ids(connection, plan.ranges)
-    if changed or missing:
-        raise rows_gone(log, changed, missing)
+    late = missing_ids(connection, (each for one in plan.late for each in one.ranges()))
+    fresh, without = against_plan(connection, plan.fresh)
+    if changed or late or fresh:
+        raise rows_gone(log, changed, [*late, *fresh])
+    return replace(plan, without=tuple(without))
 
 
 def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:

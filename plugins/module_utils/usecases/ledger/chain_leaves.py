@@ -7,7 +7,6 @@ A release may have millions of ledger rows: only their ids are held, the rows pa
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
@@ -22,8 +21,8 @@ from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress
 from .archive import differ
 from .log import LedgerLog, LogHead
-from .records import column_epochs, frontier
-from .rows import late_ids, one_view, rows
+from .records import column_epochs, frontier, late_ids, positions
+from .rows import one_view, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -88,22 +87,14 @@ def _ids(connection: Connection, chains: Sequence[Chain]) -> array[int]:
 
 
 def _places(
-    connection: Connection, log: LedgerLog, ids: Iterable[int], strange: list[int]
+    connection: Connection, log: LedgerLog, ids: Sequence[int], strange: list[int]
 ) -> Iterator[Place]:
     """Yield the places of ascending ids; those that the log has not admitted go to ``strange``."""
-    extents = connection.execute(
-        "SELECT first_id, last_id, first_position FROM apgms_release.ledger_extent"
-        " WHERE origin = %s ORDER BY first_id",
-        [log.origin],
-    ).fetchall()
-    begins = array("q", (first_id for first_id, _last, _position in extents))
-    for row_id in ids:
-        number = bisect_right(begins, row_id) - 1
-        first_id, last_id, position = extents[number] if number >= 0 else (row_id, row_id - 1, 0)
-        if row_id <= last_id:
-            yield row_id, position + row_id - first_id
-        else:
+    for row_id, position in zip(ids, positions(connection, log.origin, ids), strict=True):
+        if position is None:
             strange.append(row_id)
+        else:
+            yield row_id, position
 
 
 def _differing(

@@ -2,12 +2,14 @@
 """The auditor's confirmation of a ledger checkpoint: a C2SP cosignature.
 
 What it says is that the auditor has rebuilt the tree from the archived rows, on top of the last
-checkpoint he confirmed. He needs the object store and his own copy of the policy, no database.
+checkpoint he confirmed, and counted again what the snapshots say by namespace. He needs the object
+store and his own copy of the policy, no database.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...domain.approval.policy import Policy
 from ...domain.ledger import checkpoint as notes
@@ -17,7 +19,8 @@ from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
 from ...ports.signer import Signer, key_id
 from .archive import admitted_later, segments
-from .log import LedgerLog, LogHead, forked
+from .files import Namespaces, Totals
+from .log import LedgerLog, LogHead, forked, object_damaged
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> 
 
     :param signer: the auditor's Ed25519 key, one that the policy pins as a cosigner
     :raises ApgmsError: ``log.unknown_cosigner``, ``log.nothing_to_cosign``, ``log.forked``,
-        ``log.segment_damaged``, ``log.tile_damaged``
+        ``log.segment_damaged``, ``log.tile_damaged``, ``log.object_damaged``
     """
     log = LedgerLog(store, policy)
     name = _cosigner(policy, signer)
@@ -57,12 +60,28 @@ def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> 
 
 def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
     builder = log.builder(before.tree_size)
+    known = log.snapshot(before.tree_size)["namespaces"] if before.note else {}
     for snapshot in admitted_later(log, before.tree_size):
+        namespaces = Namespaces(known, snapshot["columns"])
+        totals = Totals(snapshot["columns"])
         for segment in segments(log, snapshot):
-            builder.append(leaf_hashes(line(segment.columns), segment.lines))
+            leaves = leaf_hashes(line(segment.columns), segment.lines)
+            builder.append(leaves)
+            namespaces.add(segment.lines, leaves)
+            totals.add(segment.lines)
+        known = snapshot["namespaces"]
+        if known != namespaces.document(totals.found()):
+            raise _other_namespaces(log, snapshot)
     if builder.root() != head.root:
         raise forked(log.at(log.key("segment/")), "the archived rows do not give the signed root")
     return builder.size - before.tree_size
+
+
+def _other_namespaces(log: LedgerLog, snapshot: dict[str, Any]) -> ApgmsError:
+    return object_damaged(
+        log.at(log.key(f"snapshot/{int(snapshot['tree_size']):016d}")),
+        "the archived rows do not have the totals and digests that it gives by namespace",
+    )
 
 
 def _cosigner(policy: Policy, signer: Signer) -> str:

@@ -79,6 +79,32 @@ class Namespaces:
         }
 
 
+class Totals:
+    """The totals of archived rows by tax type and period, as the database gives them."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        names = ("tax_type", "period_id", "abn", "amount_cents")
+        self._places = [columns.index(name) for name in names]
+        self._rows: defaultdict[tuple[bytes, ...], int] = defaultdict(int)
+        self._amounts: defaultdict[tuple[bytes, ...], int] = defaultdict(int)
+
+    def add(self, rows: Iterable[bytes]) -> None:
+        """Add rows, as COPY text."""
+        for row in rows:
+            fields = row.rstrip(b"\n").split(b"\t")
+            *chain, amount = (fields[place] for place in self._places)
+            self._rows[tuple(chain)] += 1
+            self._amounts[tuple(chain)] += int(amount)
+
+    def found(self) -> list[PeriodTotal]:
+        """Return the totals of the rows added so far, one for each chain."""
+        found = []
+        for chain, count in self._rows.items():
+            tax_type, period_id = map(_value, chain[:2])
+            found.append(PeriodTotal(tax_type, period_id, count, self._amounts[chain], 1))
+        return found
+
+
 def namespace(tax_type: str | None) -> str:
     """Return the namespace of a tax type: lower case, anything unfit for a file name escaped."""
     return quote((tax_type or "").lower(), safe="") or "none"
@@ -87,7 +113,12 @@ def namespace(tax_type: str | None) -> str:
 @cache
 def _printed(tax_type: bytes) -> str:
     """Return the namespace of a tax type as COPY prints it."""
-    return namespace(values(tax_type)[0])
+    return namespace(_value(tax_type))
+
+
+def _value(field: bytes) -> Any:
+    """Return the value of a field of COPY text."""
+    return values(field)[0]
 
 
 def namespace_files(snapshot: Mapping[str, Any]) -> dict[str, bytes]:

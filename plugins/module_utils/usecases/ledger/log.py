@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ...domain.approval.policy import Policy
-from ...domain.formats.canonical import canonical, parse_canonical
+from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import IdRange
+from ...domain.ledger.extent import Extent, IdRange, Scan, parse_extent, scans
 from ...domain.ledger.tree import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -34,10 +34,10 @@ from ...ports.object_store import ObjectMissing, ObjectStore, read
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"
 RESTORE_SCHEMA = "apgms.release/log-restore/1"
-_PLAN_FIELDS = frozenset({"schema", "origin", "tree_size", "columns", "ranges"})
+_COMMON_FIELDS = frozenset({"schema", "origin", "tree_size", "columns"})
 FIELDS = {
-    PLAN_SCHEMA: _PLAN_FIELDS,
-    SNAPSHOT_SCHEMA: _PLAN_FIELDS | {"root", "previous_size", "segments", "namespaces"},
+    PLAN_SCHEMA: _COMMON_FIELDS | {"late", "fresh"},
+    SNAPSHOT_SCHEMA: _COMMON_FIELDS | {"root", "previous_size", "segments", "namespaces"},
 }
 """What each kind of document must say."""
 TILES_KEPT = 256
@@ -62,11 +62,32 @@ class Plan:
     """Which rows the snapshot after a tree size admits, decided before any of them is stored.
 
     A snapshot that was cut off is taken up again with the same rows, so that what it has stored
-    already is what it stores again.
+    already is what it stores again. ``late`` ids stand below those admitted before, ``fresh`` ones
+    above; ``without`` are ids between the fresh ones whose rows came after the plan.
     """
 
     columns: tuple[str, ...]
-    ranges: tuple[IdRange, ...]
+    late: tuple[Extent, ...]
+    fresh: tuple[Extent, ...]
+    without: tuple[IdRange, ...] = ()
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """What is admitted, in order of position."""
+        return self.late + self.fresh
+
+    @property
+    def size(self) -> int:
+        """How many rows are admitted."""
+        return sum(one.size for one in self.extents)
+
+    @property
+    def scans(self) -> list[Scan]:
+        """What reads the rows, in order of position; the fresh ones without a look at each id."""
+        late = scans(each for one in self.late for each in one.ranges())
+        if not self.fresh:
+            return [*late]
+        return [*late, Scan(IdRange(self.fresh[0].first, self.fresh[-1].last), None, self.without)]
 
     def document(self, origin: str, size: int) -> dict[str, Any]:
         """Return the plan as JSON values; ids are strings."""
@@ -75,17 +96,22 @@ class Plan:
             "origin": origin,
             "tree_size": str(size),
             "columns": list(self.columns),
-            "ranges": [[str(one.first), str(one.last)] for one in self.ranges],
+            "late": [[str(one.first), one.runs] for one in self.late],
+            "fresh": [[str(one.first), one.runs] for one in self.fresh],
         }
 
 
 class LedgerLog:
-    """The log of one origin in an object store."""
+    """The log of one origin in an object store.
+
+    ``digests`` gives the SHA-256 that a database has recorded of ``snapshot/<size>``, by size.
+    """
 
     def __init__(self, store: ObjectStore, policy: Policy) -> None:
         self.store = store
         self.pins = policy.log
         self.origin = current_origin(store, policy)
+        self.digests: dict[int, str] = {}
         self._tiles: dict[Tile, bytes] = {}
 
     @property
@@ -228,8 +254,12 @@ class LedgerLog:
         except ObjectMissing:
             return None
         try:
-            return Plan(tuple(document["columns"]), _ranges(document["ranges"]))
-        except (TypeError, ValueError) as error:
+            late, fresh = (
+                tuple(parse_extent(first, runs) for first, runs in document[name])
+                for name in ("late", "fresh")
+            )
+            return Plan(tuple(document["columns"]), late, fresh)
+        except (AttributeError, TypeError, ValueError) as error:
             raise object_damaged(self.at(key), str(error)) from None
 
     def put_plan(self, size: int, plan: Plan) -> None:
@@ -238,12 +268,23 @@ class LedgerLog:
         self.store.put_new(self.key(f"plan/{size:016d}"), document)
 
     def snapshot(self, size: int) -> dict[str, Any]:
-        """Return the document of the snapshot that ended at ``size``."""
-        return self._document(self.key(f"snapshot/{size:016d}"), SNAPSHOT_SCHEMA, size)
+        """Return the document of the snapshot that ended at ``size``.
 
-    def _document(self, key: str, schema: str, size: int) -> dict[str, Any]:
+        :raises ApgmsError: ``log.object_damaged``
+        """
+        key = self.key(f"snapshot/{size:016d}")
+        return self._document(key, SNAPSHOT_SCHEMA, size, self.digests.get(size))
+
+    def _document(
+        self, key: str, schema: str, size: int, recorded: str | None = None
+    ) -> dict[str, Any]:
+        data = read(self.store, key)
+        if recorded not in (None, sha256_hex(data)):
+            raise object_damaged(
+                self.at(key), f"its SHA-256 is {sha256_hex(data)}; the database recorded {recorded}"
+            )
         try:
-            document = parse_canonical(read(self.store, key))
+            document = parse_canonical(data)
         except ValueError as error:
             raise object_damaged(self.at(key), str(error)) from None
         said = document if isinstance(document, dict) else {}
@@ -284,11 +325,6 @@ def current_origin(store: ObjectStore, policy: Policy) -> str:
     names = (key.rpartition("/")[2] for key in store.keys(f"log/{origin}/restore/"))
     opened = [int(name) for name in names if _GENERATION.fullmatch(name)]
     return f"{origin}/{max(opened)}" if opened else origin
-
-
-def snapshot_ranges(document: dict[str, Any]) -> tuple[IdRange, ...]:
-    """Return the ids that a snapshot admitted, in order of position."""
-    return _ranges(document["ranges"])
 
 
 def forked(where: str, why: str) -> ApgmsError:
@@ -336,7 +372,3 @@ def tile_damaged(where: str, why: str) -> ApgmsError:
         mend="restore this object from the object store's own versions, then run "
         "ledger-snapshot with verify: full",
     )
-
-
-def _ranges(pairs: Iterator[list[str]] | list[list[str]]) -> tuple[IdRange, ...]:
-    return tuple(IdRange(int(first), int(last)) for first, last in pairs)

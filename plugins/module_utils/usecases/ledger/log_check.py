@@ -18,7 +18,7 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import admitted_later, differ, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
-from .records import admitted, column_epochs, recorded_generation, recorded_head
+from .records import admitted, column_epochs, open_log, recorded_generation, recorded_head
 from .rows import one_view, require_ledger, rows
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -
         ``log.checkpoint_invalid``, ``log.object_damaged``, ``log.object_missing``,
         ``log.unfinished``, and those of :func:`require_ledger`
     """
-    log = LedgerLog(store, policy)
+    log = open_log(connection, store, policy)
     recorded, head = compare_heads(connection, log)
     if head.tree_size > recorded.tree_size:
         raise ApgmsError(

@@ -16,6 +16,7 @@ from .archive import require_as_planned
 from .log import RESTORE_SCHEMA, LedgerLog
 from .log_check import compare_heads
 from .log_verify import verify_history
+from .records import open_log
 from .rows import one_view
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def open_origin(
     :raises ApgmsError: ``log.nothing_to_restore`` where nothing speaks against the log in force,
         ``approval.waiting`` where the restore statement is not there yet
     """
-    log = LedgerLog(store, policy)
+    log = open_log(connection, store, policy)
     _require_broken(connection, log)
     document = canonical(_document(log))
     subject = {"act": ACT, "sha256": sha256_hex(document)}

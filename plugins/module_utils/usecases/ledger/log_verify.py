@@ -21,8 +21,8 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
 from .archive import admitted_later, all_segments, compare, differ, segment_damaged
 from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
-from .records import admitted, column_epochs
-from .rows import ROWS_AT_ONCE, one_view, rows
+from .records import admitted_scans, column_epochs, late_ids
+from .rows import ROWS_AT_ONCE, one_view, scanned
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -76,9 +76,10 @@ def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Itera
         for snapshot in admitted_later(log, 0)
         for first, until in snapshot["segments"]
     ]
+    late = late_ids(connection, log.origin)
     for begin, end, columns in column_epochs(connection, log.origin):
-        ranges = admitted(connection, log.origin, begin, end)
-        with contextlib.closing(rows(connection, columns, ranges)) as source:
+        selected = admitted_scans(connection, log.origin, begin, end, late)
+        with contextlib.closing(scanned(connection, columns, selected)) as source:
             for first, until in stored:
                 if begin <= first < end:
                     key = log.segment_key(first, until)

@@ -3,15 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, groupby, pairwise
+from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
-from ...domain.ledger.extent import IdRange
-from .log import LedgerLog, LogHead, object_damaged
+from ...domain.approval.policy import Policy
+from ...domain.formats.canonical import canonical, sha256_hex
+from ...domain.ledger.extent import Extent, IdRange, Scan, compress, expand, scans
+from ...ports.object_store import ObjectStore
+from .log import LedgerLog, LogHead, Plan, object_damaged
+from .rows import LEAST_ID
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
+
+EXTENTS_AT_ONCE = 100
+
+
+def open_log(connection: Connection, store: ObjectStore, policy: Policy) -> LedgerLog:
+    """Return the log in force, its documents held against what this database has recorded."""
+    log = LedgerLog(store, policy)
+    log.digests = dict(
+        connection.execute(
+            "SELECT tree_size, document_sha256 FROM apgms_release.ledger_checkpoint"
+            " WHERE origin = %s AND document_sha256 IS NOT NULL",
+            [log.origin],
+        ).fetchall()
+    )
+    return log
 
 
 def recorded_head(connection: Connection, origin: str) -> LogHead | None:
@@ -43,51 +63,63 @@ def frontier(connection: Connection, origin: str) -> int | None:
 
 
 def require_new(
-    connection: Connection, log: LedgerLog, size: int, ranges: Sequence[IdRange]
+    connection: Connection, log: LedgerLog, size: int, plan: Plan, after: int | None
 ) -> None:
     """Require that no id of a stored plan was admitted before, or stands in it twice.
 
+    :param after: the :func:`frontier`
     :raises ApgmsError: ``log.object_damaged``
     """
-    ordered = sorted(ranges)
-    twice = [b for a, b in pairwise(ordered) if b.first <= a.last] + [
-        one for one in ordered if one.first > one.last
-    ]
-    overlap = connection.execute(
-        "SELECT first, last FROM unnest(%s::bigint[], %s::bigint[]) AS planned (first, last)"
-        " JOIN apgms_release.ledger_extent ON last_id >= first AND first_id <= last"
-        " WHERE origin = %s LIMIT 1",
-        [[one.first for one in ordered], [one.last for one in ordered], log.origin],
-    ).fetchone()
-    if twice or overlap:
-        bad = twice[0] if twice else IdRange(*overlap)  # type: ignore[misc]
+    spans = [(one.first, one.last) for one in plan.late]
+    spans += [(after, after)] if after is not None else []
+    spans += [(one.first, one.last) for one in plan.fresh]
+    twice = next((b[0] for a, b in pairwise(spans) if b[0] <= a[1]), None)
+    if twice is None and plan.late:
+        twice = _admitted_before(connection, log.origin, plan.late)
+    if twice is not None:
         raise object_damaged(
-            log.at(log.key(f"plan/{size:016d}")),
-            f"it would admit rows {bad.first}-{bad.last} a second time",
+            log.at(log.key(f"plan/{size:016d}")), f"it would admit row {twice} a second time"
         )
+
+
+def _admitted_before(connection: Connection, origin: str, late: Iterable[Extent]) -> int | None:
+    row = connection.execute(
+        "SELECT id FROM unnest(%s::bigint[]) AS id JOIN apgms_release.ledger_extent"
+        " ON id BETWEEN first_id AND last_id AND (ids IS NULL OR id = ANY (ids))"
+        " WHERE origin = %s LIMIT 1",
+        [[each for one in late for each in expand(one.ranges())], origin],
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def record(
     connection: Connection,
     head: LogHead,
-    columns: Sequence[str],
-    ranges: Iterable[IdRange],
-    first_position: int,
+    document: Mapping[str, Any],
+    extents: Iterable[Extent],
 ) -> None:
-    """Record a head and the ids it admitted, in one transaction."""
+    """Record a head, the document of its snapshot and the ids it admitted, in one transaction."""
     with connection.transaction():
         connection.execute(
-            "INSERT INTO apgms_release.ledger_checkpoint (origin, tree_size, root, note, columns)"
-            " VALUES (%s, %s, %s, %s, %s)",
-            [head.origin, head.tree_size, head.root, head.note, list(columns)],
+            "INSERT INTO apgms_release.ledger_checkpoint (origin, tree_size, root, note, columns,"
+            "  document_sha256) VALUES (%s, %s, %s, %s, %s, %s)",
+            [
+                head.origin,
+                head.tree_size,
+                head.root,
+                head.note,
+                document["columns"],
+                sha256_hex(canonical(document)),
+            ],
         )
         with connection.cursor().copy(
-            "COPY apgms_release.ledger_extent (origin, first_position, first_id, last_id)"
+            "COPY apgms_release.ledger_extent (origin, first_position, first_id, last_id, ids)"
             " FROM STDIN"
         ) as copy:
-            position = first_position
-            for one in ranges:
-                copy.write_row((head.origin, position, one.first, one.last))
+            position = int(document["previous_size"])
+            for one in extents:
+                ids = None if one.gapless else f"{{{','.join(map(str, expand(one.ranges())))}}}"
+                copy.write_row((head.origin, position, one.first, one.last, ids))
                 position += one.size
 
 
@@ -106,17 +138,126 @@ def column_epochs(connection: Connection, origin: str) -> list[tuple[int, int, t
     return epochs
 
 
+# a late extent has ids below those at the positions before
+_EXTENTS: LiteralString = """
+(SELECT first_position, first_id, last_id, ids,
+        coalesce(first_id < max(last_id) OVER (ORDER BY first_position
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS late
+ FROM apgms_release.ledger_extent WHERE origin = %(origin)s) AS extent
+"""
+# a stretch is what lies between two extents, and in one that has gaps: ``ids`` alone may be there
+_LATE_IDS: LiteralString = f"""
+WITH stretch AS (
+    SELECT coalesce(lag(last_id) OVER (ORDER BY first_id) + 1, %(least)s) AS first,
+           CASE WHEN ids IS NOT NULL THEN last_id
+                WHEN first_id > %(least)s THEN first_id - 1 END AS last,
+           coalesce(ids, '{{}}') AS ids
+    FROM {_EXTENTS} WHERE NOT late)
+SELECT found.id FROM stretch CROSS JOIN LATERAL (
+    SELECT l.id FROM owa_ledger AS l WHERE l.id BETWEEN stretch.first AND stretch.last
+    EXCEPT SELECT unnest(stretch.ids)) AS found
+WHERE stretch.ids <> ARRAY(
+    SELECT l.id::bigint FROM owa_ledger AS l
+    WHERE l.id BETWEEN stretch.first AND stretch.last ORDER BY l.id)
+EXCEPT SELECT unnest(coalesce(ids, ARRAY(SELECT generate_series(first_id, last_id))))
+FROM {_EXTENTS} WHERE late
+ORDER BY id
+"""  # noqa: S608
+
+
+def late_ids(connection: Connection, origin: str) -> list[int]:
+    """Return the ids of rows that showed up below the frontier after it was set."""
+    parameters = {"origin": origin, "least": LEAST_ID}
+    return [row[0] for row in connection.execute(_LATE_IDS, parameters)]
+
+
+class Recorded(NamedTuple):
+    """An extent as this database has recorded it; ``ids`` is None where none is missing."""
+
+    first_position: int
+    first_id: int
+    last_id: int
+    ids: list[int] | None
+
+    def ranges(self) -> list[IdRange]:
+        """Return the ids as ranges with none missing."""
+        return [IdRange(self.first_id, self.last_id)] if self.ids is None else compress(self.ids)
+
+    def position(self, row_id: int) -> int | None:
+        """Return the position of an id; None where it is not one of them."""
+        if not self.first_id <= row_id <= self.last_id:
+            return None
+        if self.ids is None:
+            return self.first_position + row_id - self.first_id
+        place = bisect_left(self.ids, row_id)
+        return self.first_position + place if self.ids[place] == row_id else None
+
+
 def admitted(connection: Connection, origin: str, first: int, end: int) -> list[IdRange]:
     """Return the ids at the positions ``first`` to ``end`` - 1, in order of position."""
     found = connection.execute(
-        "SELECT first_position, first_id, last_id FROM apgms_release.ledger_extent"
+        "SELECT first_position, first_id, last_id, ids FROM apgms_release.ledger_extent"
         " WHERE origin = %(origin)s AND first_position < %(end)s AND first_position >= ("
         "   SELECT max(first_position) FROM apgms_release.ledger_extent"
         "   WHERE origin = %(origin)s AND first_position <= %(first)s)"
         " ORDER BY first_position",
         {"origin": origin, "first": first, "end": end},
     )
-    return [
-        IdRange(first_id + max(first - position, 0), min(last_id, first_id + end - 1 - position))
-        for position, first_id, last_id in found
-    ]
+    return [each for row in found for each in _cut(Recorded(*row), first, end)]
+
+
+def _cut(one: Recorded, first: int, end: int) -> list[IdRange]:
+    begin, stop = max(first - one.first_position, 0), end - one.first_position
+    if one.ids is not None:
+        return compress(one.ids[begin:stop])
+    return [IdRange(one.first_id + begin, min(one.last_id, one.first_id + stop - 1))]
+
+
+def admitted_scans(
+    connection: Connection, origin: str, first: int, end: int, late: Iterable[int]
+) -> list[Scan]:
+    """Return the scans that read the rows at the positions ``first`` to ``end`` - 1.
+
+    Both are ends of snapshots. Late rows are read by their ids; the others are all that lie between
+    their first and their last, without the late ones.
+
+    :param late: the :func:`late_ids`, which have no position yet
+    """
+    found = connection.execute(
+        "SELECT late, first_position, first_id, last_id, CASE WHEN late THEN ids END"  # noqa: S608
+        f" FROM {_EXTENTS} ORDER BY first_position",
+        {"origin": origin},
+    ).fetchall()
+    extents = [(is_late, Recorded(*columns)) for is_late, *columns in found]
+    without = [each for is_late, one in extents if is_late for each in one.ranges()]
+    without = sorted([*without, *compress(late)])
+    there = [pair for pair in extents if first <= pair[1].first_position < end]
+    selected: list[Scan] = []
+    for is_late, group in groupby(there, lambda pair: pair[0]):
+        ones = [one for _is_late, one in group]
+        if is_late:
+            selected += scans(each for one in ones for each in one.ranges())
+        else:
+            span = IdRange(ones[0].first_id, ones[-1].last_id)
+            inside = (each for each in without if span.first <= each.first <= span.last)
+            selected.append(Scan(span, None, tuple(inside)))
+    return selected
+
+
+def positions(connection: Connection, origin: str, ids: Iterable[int]) -> Iterator[int | None]:
+    """Yield the positions of ascending ids; None for those that the log has not admitted."""
+    query = f"SELECT first_position, first_id, last_id, ids FROM {_EXTENTS}"  # noqa: S608
+    late: dict[int, int] = {}
+    for row in connection.execute(f"{query} WHERE late", {"origin": origin}):
+        one = Recorded(*row)
+        late.update(zip(expand(one.ranges()), count(one.first_position), strict=False))
+    with connection.cursor(name="extents") as extents:
+        extents.itersize = EXTENTS_AT_ONCE
+        extents.execute(f"{query} WHERE NOT late ORDER BY first_id", {"origin": origin})
+        ascending = (Recorded(*row) for row in extents)
+        current = next(ascending, None)
+        for row_id in ids:
+            while current is not None and current.last_id < row_id:
+                current = next(ascending, None)
+            known = late.get(row_id)
+            yield current.position(row_id) if known is None and current else known

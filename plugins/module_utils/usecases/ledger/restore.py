@@ -28,6 +28,7 @@ from ..rollback.order import StackPorts
 from ..stack import kill_switch
 from .archive import all_segments, compare
 from .log import LedgerLog
+from .records import open_log
 from .rows import one_view, rows
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def predict(connection: Connection, store: ObjectStore, policy: Policy) -> Damag
 
     :raises ApgmsError: ``restore.changed_rows``, ``kill_switch.on``, ``log.segment_damaged``
     """
-    damage = find_damage(connection, LedgerLog(store, policy))
+    damage = find_damage(connection, open_log(connection, store, policy))
     if damage.changed:
         raise _changed_rows(store, damage)
     if damage.missing:
@@ -102,7 +103,7 @@ def restore(ports: StackPorts, *, operator: str, holder: str, statements_dir: st
     stack = ports.policy.stack
     with hold(ports.connection, stack, holder, "restore", steps=ports.steps) as lease:
         catch_up(ports.connection, ports.store, ports.journal, lease, ports.steps)
-        log = LedgerLog(ports.store, ports.policy)
+        log = open_log(ports.connection, ports.store, ports.policy)
         damage = find_damage(ports.connection, log)
         if not (damage.missing or damage.changed):
             return damage

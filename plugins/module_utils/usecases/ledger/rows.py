@@ -6,9 +6,20 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...domain.ledger.extent import IdRange, Run, compress, runs, shown
+from ...domain.ledger.extent import (
+    Extent,
+    IdRange,
+    Scan,
+    compress,
+    expand,
+    extents,
+    gapless,
+    scans,
+    shown,
+)
 from ...domain.ledger.leaf import OUTPUT_SETTINGS
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
@@ -49,6 +60,7 @@ ROWS_AT_ONCE = 1 << 10
 """How many rows are worked on together: the processor's cache holds them."""
 SIGHT_SETTINGS = {"row_security": "off"}
 """A policy that hides rows from this role is an error, not a smaller ledger."""
+IDS_AT_ONCE = 50_000
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 0.02
 LEAST_ID = -(2**63)
@@ -183,7 +195,7 @@ def require_unique_ids(connection: Connection) -> None:
         )
 
 
-def require_values(connection: Connection, ranges: Iterable[IdRange]) -> None:
+def require_values(connection: Connection, selected: Iterable[Scan]) -> None:
     """Require that rows have what namespaces and balances are counted by.
 
     Costs nothing where the columns are declared NOT NULL.
@@ -198,10 +210,10 @@ def require_values(connection: Connection, ranges: Iterable[IdRange]) -> None:
     )
     found = [
         row[0]
-        for run in runs(ranges)
+        for scan in selected
         for row in connection.execute(
             sql.SQL("SELECT id FROM {} WHERE {} AND ({}) ORDER BY id").format(
-                sql.Identifier(TABLE), _within(run), empty
+                sql.Identifier(TABLE), _within(scan), empty
             )
         )
     ]
@@ -274,8 +286,8 @@ def being_written(connection: Connection, clock: Clock) -> bool:
     return busy or newest_id(connection) != newest
 
 
-def id_ranges(connection: Connection, after: int | None, upto: int) -> list[IdRange]:
-    """Return the ids above ``after`` and up to ``upto`` as ranges with none missing."""
+def extents_between(connection: Connection, after: int | None, upto: int) -> list[Extent]:
+    """Return the ids above ``after`` and up to ``upto``."""
     first = LEAST_ID if after is None else after + 1
     counted = connection.execute(
         f"SELECT count(*), min(id), max(id) FROM {TABLE} WHERE id BETWEEN %s AND %s",  # noqa: S608
@@ -285,33 +297,39 @@ def id_ranges(connection: Connection, after: int | None, upto: int) -> list[IdRa
     if not count:
         return []
     if highest - lowest + 1 == count:
-        return [IdRange(lowest, highest)]
-    return [
-        IdRange(*row)
-        for row in connection.execute(
-            "SELECT min(id), max(id) FROM"  # noqa: S608
-            f" (SELECT id, id - (row_number() OVER (ORDER BY id) - 1) AS island FROM {TABLE}"
-            "  WHERE id BETWEEN %s AND %s) AS numbered GROUP BY island ORDER BY 1",
-            [first, upto],
-        )
-    ]
+        return [gapless(lowest, highest)]
+    return extents(_ids_between(connection, first, upto))
 
 
-def late_ids(connection: Connection, origin: str) -> list[int]:
-    """Return the ids of rows that showed up below the frontier after it was set."""
-    return [
-        row[0]
-        for row in connection.execute(
-            "WITH gap AS ("  # noqa: S608
-            "  SELECT coalesce(before + 1, %(least)s) AS first, first_id - 1 AS last FROM ("
-            "    SELECT first_id, lag(last_id) OVER (ORDER BY first_id) AS before"
-            "    FROM apgms_release.ledger_extent WHERE origin = %(origin)s) AS extents"
-            "  WHERE before IS NULL OR first_id > before + 1)"
-            " SELECT row.id FROM gap CROSS JOIN LATERAL ("
-            f"  SELECT id FROM {TABLE} WHERE id BETWEEN gap.first AND gap.last) AS row ORDER BY 1",
-            {"origin": origin, "least": LEAST_ID},
-        )
-    ]
+def _ids_between(connection: Connection, first: int, last: int) -> Iterator[list[int]]:
+    """Yield the ids from ``first`` to ``last``, ascending, in portions."""
+    while first <= last:
+        row = connection.execute(
+            f"SELECT array_to_string(ARRAY(SELECT id FROM {TABLE} WHERE id BETWEEN %s AND %s"  # noqa: S608
+            " ORDER BY id LIMIT %s), ' ')",
+            [first, last, IDS_AT_ONCE],
+        ).fetchone()
+        if not (ids := list(map(int, row[0].split())) if row else []):
+            return
+        yield ids
+        first = ids[-1] + 1
+
+
+def against_plan(
+    connection: Connection, planned: Sequence[Extent]
+) -> tuple[list[IdRange], list[IdRange]]:
+    """Return which ids of ascending extents the ledger does not have, and which it has between."""
+    missing: list[int] = []
+    without: list[int] = []
+    ids = expand(each for one in planned for each in one.ranges())
+    first = planned[0].first if planned else 0
+    while wanted := list(islice(ids, IDS_AT_ONCE)):
+        found = [each for some in _ids_between(connection, first, wanted[-1]) for each in some]
+        if found != wanted:
+            missing += sorted(set(wanted) - set(found))
+            without += sorted(set(found) - set(wanted))
+        first = wanted[-1] + 1
+    return compress(missing), compress(without)
 
 
 def missing_ids(connection: Connection, ranges: Iterable[IdRange]) -> list[IdRange]:
@@ -333,11 +351,21 @@ def rows(
 
     :raises ApgmsError: ``log.column_gone`` where the ledger has lost one of the columns ``names``
     """
+    yield from scanned(connection, names, scans(ranges))
+
+
+def scanned(
+    connection: Connection, names: Sequence[str], selected: Iterable[Scan]
+) -> Generator[bytes, None, None]:
+    """Yield the ledger rows of scans as lines of COPY text.
+
+    :raises ApgmsError: ``log.column_gone`` where the ledger has lost one of the columns ``names``
+    """
     present = ledger_columns(connection)
     if gone := [name for name in names if name not in present]:
         raise _column_gone(gone)
-    for run in runs(ranges):
-        yield from copied(connection, names, _within(run))
+    for scan in selected:
+        yield from copied(connection, names, _within(scan))
 
 
 def copied(connection: Connection, names: Sequence[str], where: sql.Composable) -> Iterator[bytes]:
@@ -366,34 +394,35 @@ def _lines(connection: Connection, copy: Any) -> Iterator[bytes]:
             raise psycopg.errors.error_from_result(result)
 
 
-def period_totals(connection: Connection, ranges: Iterable[IdRange]) -> list[PeriodTotal]:
-    """Return the totals of the rows in ``ranges`` by tax type and period, sorted."""
-    found: dict[tuple[str, str], PeriodTotal] = {}
-    for run in runs(ranges):
-        query = sql.SQL(
-            "SELECT tax_type, period_id, sum(rows), sum(amount), count(*) FROM ("
-            "  SELECT abn, tax_type, period_id, count(*) AS rows, sum(amount_cents) AS amount"
-            "  FROM {} WHERE {} GROUP BY abn, tax_type, period_id) AS chains"
-            " GROUP BY tax_type, period_id"
-        ).format(sql.Identifier(TABLE), _within(run))
-        for tax_type, period_id, count, amount, chains in connection.execute(query):
-            before = found.get((tax_type, period_id), PeriodTotal(tax_type, period_id, 0, 0, 0))
-            found[tax_type, period_id] = before._replace(
-                rows=before.rows + int(count),
-                amount_cents=before.amount_cents + int(amount),
-                chains=before.chains + chains,
-            )
-    return sorted(found.values())
-
-
-def _within(run: Run) -> sql.Composable:
-    span = sql.SQL("id BETWEEN {} AND {}").format(*map(sql.Literal, run.span))
-    if len(run.ranges) == 1:
-        return span
-    members = ",".join(f"[{one.first},{_open_end(one.last)}]" for one in run.ranges)
-    return sql.SQL("{} AND id::bigint <@ {}::int8multirange").format(
-        span, sql.Literal(f"{{{members}}}")
+def period_totals(connection: Connection, selected: Sequence[Scan]) -> list[PeriodTotal]:
+    """Return the totals of the rows that scans read, by tax type and period, sorted."""
+    if not selected:
+        return []
+    query = sql.SQL(
+        "SELECT tax_type, period_id, sum(rows), sum(amount), count(*) FROM ("
+        "  SELECT abn, tax_type, period_id, count(*) AS rows, sum(amount_cents) AS amount"
+        "  FROM {} WHERE {} GROUP BY abn, tax_type, period_id) AS chains"
+        " GROUP BY tax_type, period_id"
+    ).format(sql.Identifier(TABLE), sql.SQL(" OR ").join(map(_within, selected)))
+    return sorted(
+        PeriodTotal(tax_type, period_id, int(count), int(amount), chains)
+        for tax_type, period_id, count, amount, chains in connection.execute(query)
     )
+
+
+def _within(scan: Scan) -> sql.Composable:
+    """Return the condition for the rows of a scan."""
+    conditions = [sql.SQL("id BETWEEN {} AND {}").format(*map(sql.Literal, scan.span))]
+    if scan.only is not None:
+        conditions.append(sql.SQL("id::bigint <@ {}").format(_multirange(scan.only)))
+    if scan.without:
+        conditions.append(sql.SQL("NOT id::bigint <@ {}").format(_multirange(scan.without)))
+    return sql.SQL("({})").format(sql.SQL(" AND ").join(conditions))
+
+
+def _multirange(ranges: Iterable[IdRange]) -> sql.Composable:
+    members = ",".join(f"[{one.first},{_open_end(one.last)}]" for one in ranges)
+    return sql.SQL("{}::int8multirange").format(sql.Literal(f"{{{members}}}"))
 
 
 def _open_end(last: int) -> str:

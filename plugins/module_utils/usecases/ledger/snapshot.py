@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, sha256_hex
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import compress, expand, total
+from ...domain.ledger.extent import expand, extents
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
@@ -29,23 +29,22 @@ from ...ports.object_store import ObjectConflict, ObjectStore
 from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
-from .archive import admitted_later, require_as_planned, rows_gone
+from .archive import admitted_later, archived_extents, require_as_planned, rows_gone
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
-from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked, snapshot_ranges
+from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked
 from .log_check import compare_heads
 from .log_verify import rows_that_differ, verify_history
-from .records import frontier, record, require_new
+from .records import frontier, late_ids, open_log, record, require_new
 from .rows import (
     POLL_SECONDS,
     ROWS_AT_ONCE,
     PeriodTotal,
     Writer,
     being_written,
-    id_ranges,
+    extents_between,
     in_transaction,
     is_idle,
-    late_ids,
     ledger_columns,
     missing_ids,
     newest_id,
@@ -53,8 +52,8 @@ from .rows import (
     period_totals,
     require_unique_ids,
     require_values,
-    rows,
     same_view_beside,
+    scanned,
     wait_for_writers,
 )
 
@@ -166,6 +165,23 @@ class Snapshot:
         return before, after
 
 
+class _Seen(NamedTuple):
+    """What stands when a snapshot begins: the head, how far the log and the ledger go, writers."""
+
+    head: LogHead
+    plan: Plan | None
+    after: int | None
+    newest: int | None
+    unfinished: list[Writer]
+
+    @property
+    def new_rows(self) -> int:
+        """How many rows there are to admit, at most."""
+        if self.plan is not None:
+            return self.plan.size
+        return 0 if self.newest is None else self.newest - (self.after or 0)
+
+
 @dataclass(frozen=True)
 class _Work:
     """What one snapshot is to admit after ``head``."""
@@ -178,12 +194,12 @@ class _Work:
 
     @property
     def scope(self) -> Scope:
-        upto = max([one.last for one in self.plan.ranges] + [self.after or 0])
+        upto = max([one.last for one in self.plan.extents] + [self.after or 0])
         return Scope(self.after, upto, self.late)
 
     def rows_in(self, scope: Scope) -> int:
         """How many rows a scope has: the new ones, or all."""
-        return total(self.plan.ranges) + (self.head.tree_size if scope.after is None else 0)
+        return self.plan.size + (self.head.tree_size if scope.after is None else 0)
 
 
 class _Counts(NamedTuple):
@@ -215,50 +231,63 @@ def take_snapshot(
     """
     _require_log_key(signer, policy)
     with _one_at_a_time(connection, policy, clock, wait_seconds):
-        log = LedgerLog(store, policy)
+        log = open_log(connection, store, policy)
         try:
             head = _catch_up(connection, log)
         except ApgmsError as error:
             if verify == "full" and error.reason == "log.rows_differ":
                 raise rows_that_differ(connection, log) from None
             raise
-        work = _work(connection, log, head, clock, wait_seconds)
-        return _take(
-            connection, log, signer, work, clock, verify, progress or Progress(say_into(None))
-        )
+        seen = _seen(connection, log, head, clock, wait_seconds)
+        beside = _two_at_once(connection, clock, seen, verify)
+        with one_view(connection):
+            work = _work(connection, log, seen)
+            done = progress or Progress(say_into(None))
+            return _take(connection, log, signer, work, beside, verify, done)
 
 
 def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
     """Record the snapshots that were stored, but cut off before they were recorded."""
     recorded, head = compare_heads(connection, log)
-    size = recorded.tree_size
-    for document in admitted_later(log, size) if head.tree_size > size else ():
+    ahead = head.tree_size > recorded.tree_size
+    for document in admitted_later(log, recorded.tree_size) if ahead else ():
         later = log.head(int(document["tree_size"]))
-        record(connection, later, document["columns"], snapshot_ranges(document), size)
-        size = later.tree_size
+        extents = archived_extents(log, document, frontier(connection, log.origin))
+        record(connection, later, document, extents)
     return head
 
 
-def _work(
+def _seen(
     connection: Connection, log: LedgerLog, head: LogHead, clock: Clock, wait_seconds: float
-) -> _Work:
-    after = frontier(connection, log.origin)
-    plan = log.plan(head.tree_size)
-    unfinished: list[Writer] = []
+) -> _Seen:
+    """Look how far the ledger goes, and wait for those that are writing it."""
+    after, plan = frontier(connection, log.origin), log.plan(head.tree_size)
     if plan is not None:
-        require_new(connection, log, head.tree_size, plan.ranges)
-        with one_view(connection):
-            require_as_planned(connection, log, head.tree_size, plan)
+        return _Seen(head, plan, after, None, [])
+    newest = newest_id(connection)
+    return _Seen(head, None, after, newest, wait_for_writers(connection, clock, wait_seconds))
+
+
+def _two_at_once(connection: Connection, clock: Clock, seen: _Seen, verify: Verify) -> bool:
+    """Return whether the chains are to be checked beside the reading of the rows."""
+    rows = seen.new_rows + (seen.head.tree_size if verify == "full" else 0)
+    many = rows >= MANY_ROWS
+    return many and is_idle(connection) and not being_written(connection, clock)
+
+
+def _work(connection: Connection, log: LedgerLog, seen: _Seen) -> _Work:
+    """Decide which rows the snapshot admits, in the view in which it reads them."""
+    head, plan, after, newest, unfinished = seen
+    if plan is not None:
+        require_new(connection, log, head.tree_size, plan, after)
+        plan = require_as_planned(connection, log, head.tree_size, plan)
     else:
-        newest = newest_id(connection)
-        unfinished = wait_for_writers(connection, clock, wait_seconds)
-        with one_view(connection):
-            late = compress(late_ids(connection, log.origin)) if head.tree_size else []
-            fresh = [] if newest is None else id_ranges(connection, after, newest)
-            plan = Plan(tuple(ledger_columns(connection)), (*late, *fresh))
-            require_values(connection, plan.ranges)
-    below = [one for one in plan.ranges if after is not None and one.last <= after]
-    return _Work(head, plan, after, tuple(expand(below)), unfinished)
+        late = extents([late_ids(connection, log.origin)]) if head.tree_size else []
+        fresh = [] if newest is None else extents_between(connection, after, newest)
+        plan = Plan(tuple(ledger_columns(connection)), tuple(late), tuple(fresh))
+        require_values(connection, plan.scans)
+    ids = tuple(each for one in plan.late for each in expand(one.ranges()))
+    return _Work(head, plan, after, ids, unfinished)
 
 
 def _take(
@@ -266,25 +295,22 @@ def _take(
     log: LedgerLog,
     signer: Signer,
     work: _Work,
-    clock: Clock,
+    beside: bool,
     verify: Verify,
     progress: Progress,
 ) -> Snapshot:
     scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
-    many = work.rows_in(scope) >= MANY_ROWS
-    beside = many and is_idle(connection) and not being_written(connection, clock)
-    if many:
+    if many := work.rows_in(scope) >= MANY_ROWS:
         progress.say(f"Checking the chains of {work.rows_in(scope):,} rows")
     with (
-        one_view(connection),
         _putting(log.store, work.plan) as putter,
-        _counted(connection, work, scope, beside) as counted,
+        _counted(connection, work, scope, beside and many) as counted,
     ):
         if verify == "full":
             builder = verify_history(connection, log, work.head, progress)
         else:
             builder = log.builder(work.head.tree_size)
-        if work.plan.ranges or not work.head.note:
+        if work.plan.size or not work.head.note:
             head, document = _admit(
                 connection, log, signer, work, builder, putter, counted, progress
             )
@@ -292,7 +318,7 @@ def _take(
             head, document = work.head, log.snapshot(work.head.tree_size)
         deviations = counted().deviations
     if head.note != work.head.note:
-        record(connection, head, work.plan.columns, work.plan.ranges, work.head.tree_size)
+        record(connection, head, document, work.plan.extents)
     files = namespace_files(document)
     cosigned = log.cosigned()
     new_rows = head.tree_size - work.head.tree_size
@@ -317,7 +343,7 @@ def _take(
 
 
 def _putting(store: ObjectStore, plan: Plan) -> AbstractContextManager[Putter]:
-    if total(plan.ranges) >= MANY_ROWS:
+    if plan.size >= MANY_ROWS:
         return store.putting()
     return contextlib.nullcontext(PutHere(store.put_many))
 
@@ -334,7 +360,7 @@ def _counted(
     def count(there: Connection) -> _Counts:
         checked = work.rows_in(scope) > 0
         deviations = check_chains(there, ledger_columns(there), scope) if checked else []
-        return _Counts(deviations, period_totals(there, work.plan.ranges))
+        return _Counts(deviations, period_totals(there, work.plan.scans))
 
     with contextlib.ExitStack() as stack:
         second = None
@@ -365,14 +391,15 @@ def _admit(
 ) -> tuple[LogHead, dict[str, Any]]:
     """Store the rows of the plan and the head that covers them."""
     size, plan = work.head.tree_size, work.plan
-    if plan.ranges:
+    if plan.size:
         log.put_plan(size, plan)
     before = log.snapshot(size)["namespaces"] if work.head.note else {}
     namespaces = Namespaces(before, plan.columns)
     segments = _store_rows(connection, log, plan, builder, namespaces, putter, progress)
-    if builder.size - size != total(plan.ranges):
+    if builder.size - size != plan.size:
         require_unique_ids(connection)
-        raise rows_gone(log, [], missing_ids(connection, plan.ranges))
+        planned = (each for one in plan.extents for each in one.ranges())
+        raise rows_gone(log, [], missing_ids(connection, planned))
     checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
     document = {
         "schema": SNAPSHOT_SCHEMA,
@@ -381,7 +408,6 @@ def _admit(
         "root": checkpoint.root.hex(),
         "previous_size": str(size),
         "columns": list(plan.columns),
-        "ranges": [[str(one.first), str(one.last)] for one in plan.ranges],
         "segments": [[str(first), str(end)] for first, end in segments],
         "namespaces": namespaces.document(counted().totals),
     }
@@ -403,9 +429,9 @@ def _store_rows(
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
     segments: list[tuple[int, int]] = []
-    before, count = builder.size, total(plan.ranges)
+    before, count = builder.size, plan.size
     progress.begin()
-    with contextlib.closing(rows(connection, plan.columns, plan.ranges)) as source:
+    with contextlib.closing(scanned(connection, plan.columns, plan.scans)) as source:
         while (segment := _next_segment(source, plan.columns, builder, namespaces)).rows:
             segments.append((builder.size - segment.rows, builder.size))
             key = log.segment_key(*segments[-1])

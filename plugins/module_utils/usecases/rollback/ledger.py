@@ -233,11 +233,14 @@ def _copy_mapping(connection: Connection, chunk: list[Mirror]) -> None:
         table.write("".join(lines))
 
 
-# Positions are dense within an extent, as its ids are.
+# an extent without a list has all ids from its first to its last
 _KEPT = """
-SELECT coalesce(range_agg(int8range(
-           first_id, least(last_id, first_id + %(size)s - first_position - 1), '[]')), '{}')::text
-FROM apgms_release.ledger_extent WHERE origin = %(origin)s AND first_position < %(size)s
+SELECT coalesce(range_agg(kept), '{}')::text FROM (
+    SELECT first_id, last_id, ids, least(%(size)s - first_position, last_id - first_id + 1) AS rows
+    FROM apgms_release.ledger_extent WHERE origin = %(origin)s AND first_position < %(size)s
+) AS extent CROSS JOIN LATERAL (
+    SELECT int8range(first_id, first_id + rows - 1, '[]') WHERE ids IS NULL
+    UNION ALL SELECT int8range(id, id, '[]') FROM unnest(ids[:rows::int]) AS id) AS span (kept)
 """
 _DROP = (
     "DROP TABLE IF EXISTS pg_temp.rollback_original, pg_temp.rollback_standing,"

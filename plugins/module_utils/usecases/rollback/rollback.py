@@ -13,7 +13,8 @@ from ...errors import ApgmsError
 from ...libraries import psycopg
 from ..acts.journal_replay import catch_up
 from ..acts.lease import Lease, hold
-from ..ledger.log import LedgerLog, LogHead
+from ..ledger.log import LogHead
+from ..ledger.records import open_log
 from ..ledger.restore import find_damage
 from ..ledger.restore import result as damage_result
 from ..ledger.snapshot import take_snapshot
@@ -214,7 +215,8 @@ def _unreachable(error: psycopg.Error) -> ApgmsError:
 
 
 def _damaged(ports: Ports) -> ApgmsError:
-    damage = find_damage(ports.connection, LedgerLog(ports.store, ports.policy))
+    log = open_log(ports.connection, ports.store, ports.policy)
+    damage = find_damage(ports.connection, log)
     return ApgmsError(
         "rollback.damaged_ledger",
         "The ledger is damaged and cannot be the basis of a rollback; nothing was changed",

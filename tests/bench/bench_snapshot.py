@@ -49,6 +49,17 @@ LEFT JOIN LATERAL (SELECT hash_after AS head, balance_after_cents AS before FROM
 CROSS JOIN LATERAL (SELECT coalesce(before, 0) AS balance) AS known
 """
 
+SPREAD = f"""
+CREATE TABLE dense AS SELECT * FROM owa_ledger;
+TRUNCATE owa_ledger;
+INSERT INTO owa_ledger (id, {", ".join(COLUMNS)})
+SELECT 2 * id, {", ".join(COLUMNS)} FROM dense ORDER BY id;
+DROP TABLE dense;
+ALTER SEQUENCE owa_ledger_id_seq INCREMENT BY 2;
+SELECT setval('owa_ledger_id_seq', max(id)) FROM owa_ledger;
+"""
+"""The same rows, with a gap after every id, as where two tables share a sequence."""
+
 
 class Taken(NamedTuple):
     """One snapshot in a process of its own."""
@@ -83,6 +94,13 @@ def _measure(url: str, folder: Path, rows: int) -> list[Figure]:
     megabytes = max(taken.peak_mib for taken in firsts + fulls)
     incremental = min(_with_new_rows(url, stack) for _ in range(TIMES))
     kept = _ingest_kept(url, stack)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SPREAD)
+        connection.execute("VACUUM ANALYZE owa_ledger")
+    gaps = [_fresh(url, folder / f"gaps{n}") for n in range(TIMES)]
+    gapped = min(_with_new_rows(url, folder / f"gaps{TIMES - 1}") for _ in range(TIMES))
+    slower = min(gaps).seconds / first.seconds
+    megabytes_gaps = max(taken.peak_mib for taken in gaps)
     part = incremental / first.seconds
     return [
         _yardstick(f"snapshot: pg_dump | sha256sum of {rows} rows", baseline, "s"),
@@ -92,6 +110,9 @@ def _measure(url: str, folder: Path, rows: int) -> list[Figure]:
         _at_most(f"snapshot: incremental with {NEW_ROWS} new rows", incremental, "s", 0.4),
         _at_most("snapshot: ten times the rows", first.seconds / small.seconds, "x", 11),
         _at_most("snapshot: peak memory", megabytes, "MiB", 256),
+        _at_most("snapshot: first, every second id missing, against none", slower, "x", 1.3),
+        _at_most(f"snapshot: {NEW_ROWS} new rows, every second id missing", gapped, "s", 0.4),
+        _at_most("snapshot: peak memory, every second id missing", megabytes_gaps, "MiB", 256),
         {"name": "snapshot: rate of an ingest beside it", "value": kept, "unit": "of alone",
          "limit": 0.8, "holds": kept >= 0.8},
     ]  # fmt: skip

@@ -252,6 +252,10 @@ def test_a_snapshot_that_was_stored_but_not_recorded_is_recorded(
             stack.snapshot()
     again = stack.snapshot()
     assert (again.tree_size, again.new_rows) == (691, 0)
+    recorded = stack.execute(
+        "SELECT first_id, last_id FROM apgms_release.ledger_extent WHERE first_position = 600"
+    )
+    assert recorded == [(late, late)]
     insert_as(stack, gap(ids, 500))
     assert stack.snapshot(verify="full").tree_size == 692
     verify_all_chains(stack)

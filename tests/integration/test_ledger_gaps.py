@@ -158,7 +158,7 @@ def test_a_chain_with_late_and_fresh_rows_is_counted_once(stack: Stack, ids: lis
     insert_as(stack, gap(ids, 20), late)
     for row_id, row in zip(above(stack, 3), fresh, strict=True):
         insert_as(stack, row_id, row)
-    added = stack.snapshot().document["namespaces"]["gst"]["added"]
+    added = stack.snapshot().logged.namespaces["gst"]["added"]
     amount = sum(row[COLUMNS.index("amount_cents")] for row in (late, *fresh))
     assert added == {"rows": 4, "amount_cents": str(amount), "chains": 1}
 
@@ -213,7 +213,7 @@ def test_a_plan_that_was_cut_off_admits_the_same_rows_though_others_have_come_be
     assert (taken.tree_size, taken.late) == (801, [late])
     [plan] = (stack.folder / "store").rglob("plan/*600")
     assert planned_ids(plan) == [late, *fresh]
-    assert sum(entry["rows"] for entry in taken.document["namespaces"].values()) == 801
+    assert sum(entry["rows"] for entry in taken.logged.namespaces.values()) == 801
     then = stack.snapshot()
     assert (then.tree_size, then.late) == (804, sorted(between))
     assert stack.snapshot(verify="full").tree_size == 804

@@ -182,5 +182,5 @@ def test_a_database_of_another_encoding_works(
             writer.load(connection, 30)
         assert stack.snapshot().tree_size == size
     full = stack.snapshot(verify="full")
-    assert (full.deviations, full.document["columns"][-1]) == ([], "café")
+    assert (full.deviations, full.logged.columns[-1]) == ([], "café")
     assert check(stack).problems == []

@@ -147,7 +147,7 @@ def test_a_column_added_later_is_covered_from_then_on(stack: Stack, writer: Ledg
     stack.snapshot()
     stack.execute("ALTER TABLE owa_ledger ADD COLUMN release_uuid uuid")
     fill(stack, writer, 20)
-    assert "release_uuid" in stack.snapshot().document["columns"]
+    assert "release_uuid" in stack.snapshot().logged.columns
     assert stack.snapshot(verify="full").tree_size == 40
     stack.execute("UPDATE owa_ledger SET release_uuid = gen_random_uuid() WHERE id = 30")
     assert refusal(stack, verify="full").details["changed_ids"] == [["30", "30"]]
@@ -180,7 +180,7 @@ def test_two_spellings_of_a_namespace_are_hashed_in_order_of_position(
     )
     snapshot = stack.snapshot()
     leaves = (stack.folder / "store/log" / snapshot.origin / "tile/0/000.p/9").read_bytes()
-    [entry] = snapshot.document["namespaces"].values()
+    [entry] = snapshot.logged.namespaces.values()
     assert entry["rows_sha256"] == hashlib.sha256(leaves).hexdigest()
 
 
@@ -479,7 +479,7 @@ def test_wide_rows_make_shorter_segments(
     monkeypatch.setattr(snapshots, "SEGMENT_BYTES", 1000)
     monkeypatch.setattr(snapshots, "ROWS_AT_ONCE", 8)
     fill(stack, writer, 20)
-    assert stack.snapshot().document["segments"] == [["0", "8"], ["8", "16"], ["16", "20"]]
+    assert stack.snapshot().logged.segments == ((0, 8), (8, 16), (16, 20))
     assert stack.snapshot(verify="full").tree_size == 20
 
 

@@ -12,9 +12,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.extent
     compress,
     expand,
     extents,
-    gapless,
     parse_extent,
     scans,
+    whole,
 )
 
 
@@ -42,7 +42,7 @@ def test_any_ids_come_back_from_their_extents(kept: float) -> None:
 
 
 def test_neighbours_without_a_gap_are_one_extent() -> None:
-    assert extents([range(1, 5001), range(5001, 7000)]) == [gapless(1, 6999)]
+    assert extents([range(1, 5001), range(5001, 7000)]) == [whole(1, 6999)]
     ids = [*range(1, 4500), *range(4501, 9000)]
     assert [one.gapless for one in extents([ids])] == [True, False, True]
 

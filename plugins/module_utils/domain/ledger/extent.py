@@ -8,12 +8,14 @@ the order of ids; a row that shows up later below ids already admitted is in an 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import sub
 from typing import NamedTuple
 
 EXTENT_IDS = 1000
 """How many ids an extent has at most, where some are missing between."""
+NAMED_RANGES = 1000
+"""How many ranges a result names at most."""
 
 
 class IdRange(NamedTuple):
@@ -45,6 +47,10 @@ class Extent(NamedTuple):
         """Whether no id is missing between."""
         return self.last - self.first + 1 == self.size
 
+    def ids(self) -> Iterator[int]:
+        """Yield the ids."""
+        return expand(self.ranges())
+
     def ranges(self) -> Iterator[IdRange]:
         """Yield the ids as ranges with none missing."""
         counts = [*map(int, self.runs.split(" ")), 0]
@@ -72,13 +78,17 @@ def extents(portions: Iterable[Sequence[int]]) -> list[Extent]:
     for ids in portions:
         for at in range(0, len(ids), EXTENT_IDS):
             one = _extent(ids[at : at + EXTENT_IDS])
-            if found and _joined(found[-1], one).gapless:
-                one = _joined(found.pop(), one)
+            if found and _one_run(found[-1], one):
+                one = whole(found.pop().first, one.last)
             found.append(one)
     return found
 
 
-def gapless(first: int, last: int) -> Extent:
+def _one_run(before: Extent, after: Extent) -> bool:
+    return before.gapless and after.gapless and before.last + 1 == after.first
+
+
+def whole(first: int, last: int) -> Extent:
     """Return the extent of all ids from ``first`` to ``last``."""
     size = last - first + 1
     return Extent(first, last, size, str(size))
@@ -92,11 +102,6 @@ def _extent(ids: Sequence[int]) -> Extent:
             begin = place
     counts.append(len(ids) - begin)
     return Extent(ids[0], ids[-1], len(ids), " ".join(map(str, counts)))
-
-
-def _joined(one: Extent, next_one: Extent) -> Extent:
-    size = one.size + next_one.size
-    return Extent(one.first, next_one.last, size, str(size))
 
 
 class Scan(NamedTuple):
@@ -138,6 +143,12 @@ def compress(ids: Iterable[int]) -> list[IdRange]:
     return [IdRange(known[begin], known[end - 1]) for begin, end in pairwise(ends)]
 
 
+def ranges_of(extents: Iterable[Extent]) -> Iterator[IdRange]:
+    """Yield the ids of extents as ranges with none missing."""
+    for one in extents:
+        yield from one.ranges()
+
+
 def expand(ranges: Iterable[IdRange]) -> Iterator[int]:
     """Yield each id of the ranges; the inverse of :func:`compress`."""
     for one in ranges:
@@ -147,6 +158,11 @@ def expand(ranges: Iterable[IdRange]) -> Iterator[int]:
 def total(ranges: Iterable[IdRange]) -> int:
     """Return how many ids the ranges hold."""
     return sum(one.size for one in ranges)
+
+
+def pairs(ranges: Iterable[IdRange], limit: int | None = None) -> list[list[str]]:
+    """Return the first ranges, ``limit`` at most, as JSON values: pairs of strings."""
+    return [[str(one.first), str(one.last)] for one in islice(ranges, limit)]
 
 
 def shown(ranges: Sequence[IdRange], limit: int = 20) -> str:

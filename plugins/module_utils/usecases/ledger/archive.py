@@ -6,15 +6,24 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from ...domain.ledger.extent import Extent, IdRange, compress, extents, shown
+from ...domain.ledger.extent import (
+    NAMED_RANGES,
+    Extent,
+    IdRange,
+    compress,
+    extents,
+    pairs,
+    ranges_of,
+    shown,
+)
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
-from .log import LedgerLog, Plan, object_missing
-from .rows import against_plan, missing_ids, rows
+from .log import LedgerLog, LogSnapshot, Plan, object_missing
+from .rows import against_plan, missing_ids, require_present, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -24,7 +33,6 @@ if TYPE_CHECKING:
 class Segment:
     """Rows of one snapshot at consecutive positions, as stored: ``lines`` are COPY text."""
 
-    first: int
     columns: tuple[str, ...]
     lines: tuple[bytes, ...]
 
@@ -41,8 +49,8 @@ class Difference(NamedTuple):
     missing: list[IdRange]
 
 
-def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
-    """Yield the documents of the snapshots that made the tree larger than ``size``, in order.
+def admitted_later(log: LedgerLog, size: int) -> Iterator[LogSnapshot]:
+    """Yield the snapshots that made the tree larger than ``size``, in order.
 
     :raises ApgmsError: ``log.object_missing`` where one of them, or its checkpoint, is not there
     """
@@ -50,20 +58,18 @@ def admitted_later(log: LedgerLog, size: int) -> Iterator[dict[str, Any]]:
     for each in log.sizes():
         if each <= size:
             continue
-        document = log.snapshot(each)
-        if int(document["previous_size"]) != before:
+        snapshot = log.snapshot(each)
+        if snapshot.previous_size != before:
             raise object_missing(
                 log.at(log.key("checkpoint/")),
-                f"the snapshot of {each} rows follows one of {document['previous_size']} rows; "
+                f"the snapshot of {each} rows follows one of {snapshot.previous_size} rows; "
                 f"the checkpoint before it has {before}",
             )
-        yield document
+        yield snapshot
         before = each
 
 
-def archived_extents(
-    log: LedgerLog, snapshot: dict[str, Any], after: int | None
-) -> Iterator[Extent]:
+def archived_extents(log: LedgerLog, snapshot: LogSnapshot, after: int | None) -> Iterator[Extent]:
     """Yield the ids that a snapshot admitted, as its archived rows say, in order of position.
 
     :param after: the highest id admitted before
@@ -74,29 +80,31 @@ def archived_extents(
     yield from extents([ids[late:]])
 
 
-def require_as_planned(connection: Connection, log: LedgerLog, size: int, plan: Plan) -> Plan:
+def require_as_planned(
+    connection: Connection, log: LedgerLog, size: int, plan: Plan
+) -> list[IdRange]:
     """Require of the ledger what a snapshot after ``size`` began to admit, and was cut off.
 
-    :returns: the plan, with the ids between its own whose rows have come since
-    :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing
+    :returns: the ids between those planned whose rows have come since
+    :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing;
+        ``log.column_gone``
     """
+    require_present(connection, plan.columns)
     changed, _missing = compare(connection, _begun(log, size, plan))
-    late = missing_ids(connection, (each for one in plan.late for each in one.ranges()))
+    late = missing_ids(connection, ranges_of(plan.late))
     fresh, without = against_plan(connection, plan.fresh)
     if changed or late or fresh:
         raise rows_gone(log, changed, [*late, *fresh])
-    return replace(plan, without=tuple(without))
+    return without
 
 
 def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:
     """Yield what a snapshot after ``size`` stored before it was cut off; no leaf speaks of it."""
     header = line(plan.columns)
-    for (first, _end), key in log.segments():
-        if first < size:
-            continue
+    for _first, key in log.segments_from(size):
         lines = read(log.store, key).splitlines(keepends=True)
         if lines[:1] == [header]:
-            yield Segment(first, plan.columns, tuple(lines[1:]))
+            yield Segment(plan.columns, tuple(lines[1:]))
 
 
 def all_segments(log: LedgerLog) -> Iterator[Segment]:
@@ -108,25 +116,23 @@ def all_segments(log: LedgerLog) -> Iterator[Segment]:
         yield from segments(log, snapshot)
 
 
-def segments(log: LedgerLog, snapshot: dict[str, Any]) -> Iterator[Segment]:
+def segments(log: LedgerLog, snapshot: LogSnapshot) -> Iterator[Segment]:
     """Yield the segments of a snapshot, each verified against the leaves.
 
     :raises ApgmsError: ``log.segment_damaged``
     """
-    columns = tuple(snapshot["columns"])
-    header = line(columns)
-    size = int(snapshot["tree_size"])
-    for first, end in snapshot["segments"]:
-        key = log.segment_key(int(first), int(end))
+    header = line(snapshot.columns)
+    for first, end in snapshot.segments:
+        key = log.segment_key(first, end)
         lines = read(log.store, key).splitlines(keepends=True)
         found = b"".join(leaf_hashes(header, lines[1:]))
-        if lines[:1] != [header] or found != log.leaves(int(first), int(end), size):
+        if lines[:1] != [header] or found != log.leaves(first, end, snapshot.tree_size):
             raise segment_damaged(log.at(key))
-        yield Segment(int(first), columns, tuple(lines[1:]))
+        yield Segment(snapshot.columns, tuple(lines[1:]))
 
 
 def require_same_rows(
-    connection: Connection, log: LedgerLog, snapshot: dict[str, Any], reason: str
+    connection: Connection, log: LedgerLog, snapshot: LogSnapshot, reason: str
 ) -> None:
     """Compare the ledger's rows with those that a snapshot archived.
 
@@ -183,8 +189,8 @@ def differ(
         why=_named(changed, missing),
         mend="find out who changed the ledger or restored the database; docs/ledger-log.md "
         "(Restore) says how rows are put back, or a new origin is opened, under a signed statement",
-        changed_ids=_pairs(changed),
-        missing_ids=_pairs(missing),
+        changed_ids=pairs(changed, NAMED_RANGES),
+        missing_ids=pairs(missing, NAMED_RANGES),
     )
 
 
@@ -197,6 +203,8 @@ def rows_gone(log: LedgerLog, changed: list[IdRange], missing: list[IdRange]) ->
         why=_named(changed, missing),
         mend="find out who changed them and put them back, then take the snapshot again; or open a "
         "new origin under a signed restore statement (docs/ledger-log.md, Restore)",
+        changed_ids=pairs(changed, NAMED_RANGES),
+        missing_ids=pairs(missing, NAMED_RANGES),
     )
 
 
@@ -214,7 +222,3 @@ def segment_damaged(where: str) -> ApgmsError:
 def _named(changed: list[IdRange], missing: list[IdRange]) -> str:
     found = (("changed", changed), ("missing", missing))
     return "; ".join(f"rows {word}: {shown(ids)}" for word, ids in found if ids)
-
-
-def _pairs(ranges: list[IdRange]) -> list[list[str]]:
-    return [[str(one.first), str(one.last)] for one in ranges[:1000]]

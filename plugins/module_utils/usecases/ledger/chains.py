@@ -20,14 +20,13 @@ from ...domain.ledger.chain import (
     Link,
     deviations,
 )
-from ...domain.ledger.extent import IdRange
+from ...domain.ledger.extent import NAMED_RANGES, IdRange, pairs
 from ...libraries import sql
 from .rows import indexed_in_order, indexed_uniquely
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-MAX_NAMED = 1000
 CHAIN_KEY = ("abn", "tax_type", "period_id")
 CHAIN_NUMBER: LiteralString = (
     "hashtextextended(abn, hashtextextended(tax_type, hashtextextended(period_id, {salt})))"
@@ -48,8 +47,7 @@ class Deviation:
 
     def document(self) -> dict[str, object]:
         """Return the deviation as JSON values; ids are strings."""
-        ids = [[str(one.first), str(one.last)] for one in self.ids]
-        return {"kind": self.kind, "count": self.count, "ids": ids}
+        return {"kind": self.kind, "count": self.count, "ids": pairs(self.ids)}
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class _Tally:
         self.count += 1
         if self.ids and self.ids[-1].last == row_id - 1:
             self.ids[-1] = IdRange(self.ids[-1].first, row_id)
-        elif len(self.ids) < MAX_NAMED:
+        elif len(self.ids) < NAMED_RANGES:
             self.ids.append(IdRange(row_id, row_id))
 
 

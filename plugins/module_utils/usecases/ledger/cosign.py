@@ -9,7 +9,6 @@ store and his own copy of the policy, no database.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ...domain.approval.policy import Policy
 from ...domain.ledger import checkpoint as notes
@@ -20,7 +19,7 @@ from ...ports.object_store import ObjectStore
 from ...ports.signer import Signer, key_id
 from .archive import admitted_later, segments
 from .files import Namespaces, Totals
-from .log import LedgerLog, LogHead, forked, object_damaged
+from .log import LedgerLog, LogHead, LogSnapshot, forked, object_damaged
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> 
     head = log.newest()
     if not head.note:
         raise _nothing(log)
-    before = log.cosigned() or LogHead(log.origin, 0, b"", b"")
+    before = log.cosigned(name) or LogHead(log.origin, 0, b"", b"")
     if name in log.cosignatures(head):
         return Cosigned(head, name, before.tree_size, 0, None)
     log.require_prefix(before, head)
@@ -60,16 +59,16 @@ def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> 
 
 def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
     builder = log.builder(before.tree_size)
-    known = log.snapshot(before.tree_size)["namespaces"] if before.note else {}
+    known = log.snapshot(before.tree_size).namespaces if before.note else {}
     for snapshot in admitted_later(log, before.tree_size):
-        namespaces = Namespaces(known, snapshot["columns"])
-        totals = Totals(snapshot["columns"])
+        namespaces = Namespaces(known, snapshot.columns)
+        totals = Totals(snapshot.columns)
         for segment in segments(log, snapshot):
             leaves = leaf_hashes(line(segment.columns), segment.lines)
             builder.append(leaves)
             namespaces.add(segment.lines, leaves)
             totals.add(segment.lines)
-        known = snapshot["namespaces"]
+        known = snapshot.namespaces
         if known != namespaces.document(totals.found()):
             raise _other_namespaces(log, snapshot)
     if builder.root() != head.root:
@@ -77,9 +76,9 @@ def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
     return builder.size - before.tree_size
 
 
-def _other_namespaces(log: LedgerLog, snapshot: dict[str, Any]) -> ApgmsError:
+def _other_namespaces(log: LedgerLog, snapshot: LogSnapshot) -> ApgmsError:
     return object_damaged(
-        log.at(log.key(f"snapshot/{int(snapshot['tree_size']):016d}")),
+        log.at(log.snapshot_key(snapshot.tree_size)),
         "the archived rows do not have the totals and digests that it gives by namespace",
     )
 

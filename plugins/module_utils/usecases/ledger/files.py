@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from ...domain.formats.canonical import canonical, sha256_hex
 from ...domain.ledger.leaf import values
+from .log import LogSnapshot
 from .rows import PeriodTotal
 
 NAMESPACE_SCHEMA = "apgms.release/ledger-namespace/1"
@@ -38,7 +39,7 @@ class Namespaces:
         column = self._column
         found: defaultdict[str, list[bytes]] = defaultdict(list)
         for row, leaf in zip(rows, leaves, strict=True):
-            found[_printed(row.split(b"\t", column + 1)[column])].append(leaf)
+            found[_namespace_of(row.split(b"\t", column + 1)[column])].append(leaf)
         for name, hashes in found.items():
             self._digest(name).update(b"".join(hashes))
 
@@ -111,7 +112,7 @@ def namespace(tax_type: str | None) -> str:
 
 
 @cache
-def _printed(tax_type: bytes) -> str:
+def _namespace_of(tax_type: bytes) -> str:
     """Return the namespace of a tax type as COPY prints it."""
     return namespace(_value(tax_type))
 
@@ -121,21 +122,19 @@ def _value(field: bytes) -> Any:
     return values(field)[0]
 
 
-def namespace_files(snapshot: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the contents of ``ledger/<namespace>.json`` by namespace.
-
-    :param snapshot: the snapshot's document in the log
-    """
+def namespace_files(snapshot: LogSnapshot) -> dict[str, bytes]:
+    """Return the contents of ``ledger/<namespace>.json`` by namespace."""
+    sizes = [str(snapshot.previous_size), str(snapshot.tree_size)]
     common = {
         "schema": NAMESPACE_SCHEMA,
-        "origin": snapshot["origin"],
-        "tree_size": snapshot["tree_size"],
-        "root": snapshot["root"],
-        "tree_range": [snapshot["previous_size"], snapshot["tree_size"]],
+        "origin": snapshot.origin,
+        "tree_size": sizes[1],
+        "root": snapshot.root.hex(),
+        "tree_range": sizes,
     }
     return {
         name: canonical({**common, "namespace": name, **entry})
-        for name, entry in snapshot["namespaces"].items()
+        for name, entry in snapshot.namespaces.items()
     }
 
 

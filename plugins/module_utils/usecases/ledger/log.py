@@ -7,16 +7,15 @@ overwritten.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import Extent, IdRange, Scan, parse_extent, scans
+from ...domain.ledger.extent import Extent, IdRange, Scan, parse_extent, ranges_of, scans
 from ...domain.ledger.tree import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -29,7 +28,7 @@ from ...domain.ledger.tree import (
 )
 from ...domain.ledger.tree import prove_consistency as prove
 from ...errors import ApgmsError
-from ...ports.object_store import ObjectMissing, ObjectStore, read
+from ...ports.object_store import ObjectConflict, ObjectMissing, ObjectStore, read
 
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"
@@ -63,13 +62,12 @@ class Plan:
 
     A snapshot that was cut off is taken up again with the same rows, so that what it has stored
     already is what it stores again. ``late`` ids stand below those admitted before, ``fresh`` ones
-    above; ``without`` are ids between the fresh ones whose rows came after the plan.
+    above.
     """
 
     columns: tuple[str, ...]
     late: tuple[Extent, ...]
     fresh: tuple[Extent, ...]
-    without: tuple[IdRange, ...] = ()
 
     @property
     def extents(self) -> tuple[Extent, ...]:
@@ -81,13 +79,16 @@ class Plan:
         """How many rows are admitted."""
         return sum(one.size for one in self.extents)
 
-    @property
-    def scans(self) -> list[Scan]:
-        """What reads the rows, in order of position; the fresh ones without a look at each id."""
-        late = scans(each for one in self.late for each in one.ranges())
+    def scans(self, without: Sequence[IdRange] = ()) -> list[Scan]:
+        """Return what reads the rows, in order of position.
+
+        :param without: ids between the fresh ones that are not planned
+        """
+        late = list(scans(ranges_of(self.late)))
         if not self.fresh:
-            return [*late]
-        return [*late, Scan(IdRange(self.fresh[0].first, self.fresh[-1].last), None, self.without)]
+            return late
+        span = IdRange(self.fresh[0].first, self.fresh[-1].last)
+        return [*late, Scan(span, None, tuple(without))]
 
     def document(self, origin: str, size: int) -> dict[str, Any]:
         """Return the plan as JSON values; ids are strings."""
@@ -101,17 +102,56 @@ class Plan:
         }
 
 
+@dataclass(frozen=True)
+class LogSnapshot:
+    """What a snapshot says of itself in the log, beside its checkpoint."""
+
+    origin: str
+    tree_size: int
+    root: bytes
+    previous_size: int
+    columns: tuple[str, ...]
+    segments: tuple[tuple[int, int], ...]
+    """The positions of the rows in each: the first, and the one after the last."""
+    namespaces: dict[str, Any]
+    """Totals and digests, as :class:`..files.Namespaces` gives them."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the snapshot as JSON values; sizes and positions are strings."""
+        return {
+            "schema": SNAPSHOT_SCHEMA,
+            "origin": self.origin,
+            "tree_size": str(self.tree_size),
+            "root": self.root.hex(),
+            "previous_size": str(self.previous_size),
+            "columns": list(self.columns),
+            "segments": [[str(first), str(end)] for first, end in self.segments],
+            "namespaces": self.namespaces,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the document's canonical bytes."""
+        return sha256_hex(canonical(self.document()))
+
+
 class LedgerLog:
     """The log of one origin in an object store.
 
-    ``digests`` gives the SHA-256 that a database has recorded of ``snapshot/<size>``, by size.
+    :param digests: the SHA-256 that a database has recorded of ``snapshot/<size>``, by size, given
+        the origin
     """
 
-    def __init__(self, store: ObjectStore, policy: Policy) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        policy: Policy,
+        digests: Callable[[str], dict[int, str]] = lambda origin: {},
+    ) -> None:
         self.store = store
         self.pins = policy.log
         self.origin = current_origin(store, policy)
-        self.digests: dict[int, str] = {}
+        self._digests = digests(self.origin)
         self._tiles: dict[Tile, bytes] = {}
 
     @property
@@ -124,11 +164,12 @@ class LedgerLog:
         names = (key.rpartition("/")[2] for key in self.store.keys(self.key("checkpoint/")))
         return [int(name) for name in names if _SIZE.fullmatch(name)]
 
-    def segments(self) -> list[tuple[tuple[int, int], str]]:
-        """Return the stored segments, ascending: first position and end, and the object's key."""
-        keys = self.store.keys(self.key("segment/"))
-        named = ((_SEGMENT.fullmatch(key.rpartition("/")[2]), key) for key in keys)
-        return [((int(match[1]), int(match[2])), key) for match, key in named if match]
+    def segments_from(self, position: int) -> Iterator[tuple[int, str]]:
+        """Yield the stored segments from a position on, ascending: where each begins, and its key."""
+        for key in self.store.keys(self.key("segment/")):
+            match = _SEGMENT.fullmatch(key.rpartition("/")[2])
+            if match and int(match[1]) >= position:
+                yield int(match[1]), key
 
     def newest(self) -> LogHead:
         """Return the newest checkpoint, its signature verified."""
@@ -140,7 +181,7 @@ class LedgerLog:
 
         :raises ApgmsError: ``log.checkpoint_invalid``
         """
-        key = self.key(f"checkpoint/{size:016d}")
+        key = self.checkpoint_key(size)
         note = read(self.store, key)
         try:
             found = notes.verify(note, self.origin, self.pins.key.encode())
@@ -157,21 +198,36 @@ class LedgerLog:
             ) from None
         return LogHead(self.origin, size, found.root, note)
 
-    def cosigned(self) -> LogHead | None:
-        """Return the newest checkpoint that a cosigner of the policy has confirmed."""
+    def cosigned(self, by: str | None = None) -> LogHead | None:
+        """Return the newest checkpoint that a cosigner of the policy has confirmed.
+
+        :param by: his name; None for any of them
+        """
         folder = self.key("cosignature/")
         names = {key.removeprefix(folder).split("/")[0] for key in self.store.keys(folder)}
         sizes = {int(name) for name in names if _SIZE.fullmatch(name)}
         heads = map(self.head, sorted(sizes, reverse=True))
-        return next((head for head in heads if self.cosignatures(head)), None)
+        for head in heads:
+            confirmed = self.cosignatures(head)
+            if by in confirmed or (by is None and confirmed):
+                return head
+        return None
 
     def cosignatures(self, head: LogHead) -> dict[str, int]:
-        """Return who has confirmed a checkpoint, and when (seconds since 1970 UTC)."""
+        """Return who has confirmed a checkpoint, and when (seconds since 1970 UTC).
+
+        :raises ApgmsError: ``log.object_damaged``
+        """
         found = {}
         for name, pem in self.pins.cosigners.items():
-            with contextlib.suppress(ObjectMissing, ValueError):
-                line = read(self.store, self.cosignature_key(head.tree_size, name))
+            key = self.cosignature_key(head.tree_size, name)
+            try:
+                line = read(self.store, key)
                 found[name] = notes.verify_cosignature(head.note, line, name, pem.encode())
+            except ObjectMissing:
+                continue
+            except ValueError as error:
+                raise object_damaged(self.at(key), str(error)) from None
         return found
 
     def cosignature_key(self, size: int, name: str) -> str:
@@ -230,17 +286,20 @@ class LedgerLog:
             prove(old.tree_size, new.tree_size, read_tile) if old.tree_size <= new.tree_size else []
         )
         if not consistent(old.tree_size, old.root, new.tree_size, new.root, proof):
-            if damaged := damaged_tiles(used, new.tree_size, self.read_tile):
-                raise tile_damaged(
-                    self.at(self.key(damaged[0].path)),
-                    "its root is not the hash that the tile above it holds",
-                )
-            raise forked(
-                self.at(self.key("")),
-                f"the tree of {new.tree_size} rows does not begin with the tree of "
-                f"{old.tree_size} rows whose root is {old.root.hex()}",
-            )
+            raise self._no_prefix(old, new, used)
         return proof
+
+    def _no_prefix(self, old: LogHead, new: LogHead, used: list[Tile]) -> ApgmsError:
+        if damaged := damaged_tiles(used, new.tree_size, self.read_tile):
+            return tile_damaged(
+                self.at(self.key(damaged[0].path)),
+                "its root is not the hash that the tile above it holds",
+            )
+        return forked(
+            self.at(self.key("")),
+            f"the tree of {new.tree_size} rows does not begin with the tree of "
+            f"{old.tree_size} rows whose root is {old.root.hex()}",
+        )
 
     def tile_objects(self, tiles: Iterable[tuple[Tile, bytes]]) -> list[tuple[str, bytes]]:
         """Return tiles as objects to store: key and bytes."""
@@ -248,7 +307,7 @@ class LedgerLog:
 
     def plan(self, size: int) -> Plan | None:
         """Return the plan that a snapshot after ``size`` has left; None where there is none."""
-        key = self.key(f"plan/{size:016d}")
+        key = self.plan_key(size)
         try:
             document = self._document(key, PLAN_SCHEMA, size)
         except ObjectMissing:
@@ -264,21 +323,44 @@ class LedgerLog:
 
     def put_plan(self, size: int, plan: Plan) -> None:
         """Decide what the snapshot after ``size`` admits."""
-        document = canonical(plan.document(self.origin, size))
-        self.store.put_new(self.key(f"plan/{size:016d}"), document)
+        self.store.put_new(self.plan_key(size), canonical(plan.document(self.origin, size)))
 
-    def snapshot(self, size: int) -> dict[str, Any]:
-        """Return the document of the snapshot that ended at ``size``.
+    def snapshot(self, size: int) -> LogSnapshot:
+        """Return the snapshot that ended at ``size``.
 
-        :raises ApgmsError: ``log.object_damaged``
+        :raises ApgmsError: ``log.object_damaged``, ``log.object_missing``
         """
-        key = self.key(f"snapshot/{size:016d}")
-        return self._document(key, SNAPSHOT_SCHEMA, size, self.digests.get(size))
+        key = self.snapshot_key(size)
+        try:
+            return _parse_snapshot(self._document(key, SNAPSHOT_SCHEMA, size))
+        except ObjectMissing:
+            raise object_missing(self.at(key), "its checkpoint is stored, it is not") from None
+        except (AttributeError, TypeError, ValueError) as error:
+            raise object_damaged(self.at(key), str(error)) from None
 
-    def _document(
-        self, key: str, schema: str, size: int, recorded: str | None = None
-    ) -> dict[str, Any]:
+    def put_snapshot(self, snapshot: LogSnapshot) -> None:
+        """Store what a snapshot says of itself."""
+        key = self.snapshot_key(snapshot.tree_size)
+        self.store.put_new(key, canonical(snapshot.document()))
+
+    def put_head(self, head: LogHead) -> None:
+        """Store a checkpoint.
+
+        :raises ApgmsError: ``log.forked`` where another of its size is stored
+        """
+        key = self.checkpoint_key(head.tree_size)
+        try:
+            self.store.put_new(key, head.note)
+        except ObjectConflict as error:
+            raise forked(
+                self.at(key),
+                f"another head of {head.tree_size} rows is stored there; this one has the root "
+                f"{head.root.hex()}",
+            ) from error
+
+    def _document(self, key: str, schema: str, size: int) -> dict[str, Any]:
         data = read(self.store, key)
+        recorded = self._digests.get(size) if schema == SNAPSHOT_SCHEMA else None
         if recorded not in (None, sha256_hex(data)):
             raise object_damaged(
                 self.at(key), f"its SHA-256 is {sha256_hex(data)}; the database recorded {recorded}"
@@ -303,9 +385,33 @@ class LedgerLog:
         """Return where an object is, for messages."""
         return f"{self.store.url}/{key}"
 
+    def plan_key(self, size: int) -> str:
+        """Return the key of the plan of the snapshot after ``size``."""
+        return self.key(f"plan/{size:016d}")
+
+    def snapshot_key(self, size: int) -> str:
+        """Return the key of what the snapshot that ended at ``size`` says of itself."""
+        return self.key(f"snapshot/{size:016d}")
+
+    def checkpoint_key(self, size: int) -> str:
+        """Return the key of the checkpoint of a tree size."""
+        return self.key(f"checkpoint/{size:016d}")
+
     def segment_key(self, first: int, end: int) -> str:
         """Return the key of the segment with the rows at positions ``first`` to ``end`` - 1."""
         return self.key(f"segment/{first:016d}-{end:016d}")
+
+
+def _parse_snapshot(said: dict[str, Any]) -> LogSnapshot:
+    return LogSnapshot(
+        said["origin"],
+        int(said["tree_size"]),
+        bytes.fromhex(said["root"]),
+        int(said["previous_size"]),
+        tuple(said["columns"]),
+        tuple((int(first), int(end)) for first, end in said["segments"]),
+        dict(said["namespaces"]),
+    )
 
 
 def current_origin(store: ObjectStore, policy: Policy) -> str:

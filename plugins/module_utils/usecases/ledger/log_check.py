@@ -41,7 +41,7 @@ def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -
         raise ApgmsError(
             "log.unfinished",
             "A ledger snapshot was stored, but the database has not recorded it",
-            where=log.at(log.key(f"checkpoint/{head.tree_size:016d}")),
+            where=log.at(log.checkpoint_key(head.tree_size)),
             why=f"the log has {head.tree_size} rows, the database knows of {recorded.tree_size}; "
             "the rows between are in the ledger as the log says",
             mend=f"make ledger-snapshot STACK={policy.stack}",

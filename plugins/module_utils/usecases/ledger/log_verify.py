@@ -71,11 +71,7 @@ def verify_history(
 
 
 def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Iterator[_Rows]:
-    stored = [
-        (int(first), int(until))
-        for snapshot in admitted_later(log, 0)
-        for first, until in snapshot["segments"]
-    ]
+    stored = [each for snapshot in admitted_later(log, 0) for each in snapshot.segments]
     late = late_ids(connection, log.origin)
     for begin, end, columns in column_epochs(connection, log.origin):
         selected = admitted_scans(connection, log.origin, begin, end, late)

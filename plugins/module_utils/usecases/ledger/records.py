@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import count, groupby, pairwise
-from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
+from typing import TYPE_CHECKING, LiteralString, NamedTuple
 
 from ...domain.approval.policy import Policy
-from ...domain.formats.canonical import canonical, sha256_hex
-from ...domain.ledger.extent import Extent, IdRange, Scan, compress, expand, scans
+from ...domain.ledger.extent import Extent, IdRange, Scan, compress, expand, ranges_of, scans
 from ...ports.object_store import ObjectStore
-from .log import LedgerLog, LogHead, Plan, object_damaged
+from .log import LedgerLog, LogHead, LogSnapshot, Plan, object_damaged
 from .rows import LEAST_ID
 
 if TYPE_CHECKING:
@@ -23,15 +22,17 @@ EXTENTS_AT_ONCE = 100
 
 def open_log(connection: Connection, store: ObjectStore, policy: Policy) -> LedgerLog:
     """Return the log in force, its documents held against what this database has recorded."""
-    log = LedgerLog(store, policy)
-    log.digests = dict(
-        connection.execute(
-            "SELECT tree_size, document_sha256 FROM apgms_release.ledger_checkpoint"
-            " WHERE origin = %s AND document_sha256 IS NOT NULL",
-            [log.origin],
-        ).fetchall()
-    )
-    return log
+
+    def digests(origin: str) -> dict[int, str]:
+        return dict(
+            connection.execute(
+                "SELECT tree_size, document_sha256 FROM apgms_release.ledger_checkpoint"
+                " WHERE origin = %s AND document_sha256 IS NOT NULL",
+                [origin],
+            ).fetchall()
+        )
+
+    return LedgerLog(store, policy, digests)
 
 
 def recorded_head(connection: Connection, origin: str) -> LogHead | None:
@@ -78,7 +79,7 @@ def require_new(
         twice = _admitted_before(connection, log.origin, plan.late)
     if twice is not None:
         raise object_damaged(
-            log.at(log.key(f"plan/{size:016d}")), f"it would admit row {twice} a second time"
+            log.at(log.plan_key(size)), f"it would admit row {twice} a second time"
         )
 
 
@@ -87,7 +88,7 @@ def _admitted_before(connection: Connection, origin: str, late: Iterable[Extent]
         "SELECT id FROM unnest(%s::bigint[]) AS id JOIN apgms_release.ledger_extent"
         " ON id BETWEEN first_id AND last_id AND (ids IS NULL OR id = ANY (ids))"
         " WHERE origin = %s LIMIT 1",
-        [[each for one in late for each in expand(one.ranges())], origin],
+        [list(expand(ranges_of(late))), origin],
     ).fetchone()
     return None if row is None else row[0]
 
@@ -95,10 +96,10 @@ def _admitted_before(connection: Connection, origin: str, late: Iterable[Extent]
 def record(
     connection: Connection,
     head: LogHead,
-    document: Mapping[str, Any],
+    snapshot: LogSnapshot,
     extents: Iterable[Extent],
 ) -> None:
-    """Record a head, the document of its snapshot and the ids it admitted, in one transaction."""
+    """Record a head, the digest of its snapshot and the ids it admitted, in one transaction."""
     with connection.transaction():
         connection.execute(
             "INSERT INTO apgms_release.ledger_checkpoint (origin, tree_size, root, note, columns,"
@@ -108,17 +109,17 @@ def record(
                 head.tree_size,
                 head.root,
                 head.note,
-                document["columns"],
-                sha256_hex(canonical(document)),
+                list(snapshot.columns),
+                snapshot.sha256,
             ],
         )
         with connection.cursor().copy(
             "COPY apgms_release.ledger_extent (origin, first_position, first_id, last_id, ids)"
             " FROM STDIN"
         ) as copy:
-            position = int(document["previous_size"])
+            position = snapshot.previous_size
             for one in extents:
-                ids = None if one.gapless else f"{{{','.join(map(str, expand(one.ranges())))}}}"
+                ids = None if one.gapless else f"{{{','.join(map(str, one.ids()))}}}"
                 copy.write_row((head.origin, position, one.first, one.last, ids))
                 position += one.size
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...domain.approval.policy import Policy
 from ...domain.approval.statement import Signed
 from ...domain.formats.canonical import canonical, sha256_hex
-from ...domain.ledger.extent import IdRange, shown, total
+from ...domain.ledger.extent import NAMED_RANGES, IdRange, expand, pairs, shown, total
 from ...domain.ledger.leaf import line
 from ...errors import ApgmsError
 from ...libraries import sql
@@ -54,8 +54,8 @@ class Damage:
             {
                 "schema": SCHEMA,
                 "origin": self.origin,
-                "missing": [[str(one.first), str(one.last)] for one in self.missing],
-                "changed": [[str(one.first), str(one.last)] for one in self.changed],
+                "missing": pairs(self.missing),
+                "changed": pairs(self.changed),
             }
         )
 
@@ -144,8 +144,7 @@ def _aside_key(damage: Damage, found: bytes) -> str:
 
 
 def _current_lines(connection: Connection, log: LedgerLog, ids: Sequence[IdRange]) -> list[bytes]:
-    newest = log.snapshot(log.newest().tree_size)
-    names = tuple(newest["columns"])
+    names = log.snapshot(log.newest().tree_size).columns
     with one_view(connection):
         return [line(names), *rows(connection, names, ids)]
 
@@ -167,7 +166,7 @@ def _apply(
         said = {
             "damage_sha256": damage.sha256,
             "rows": total(damage.missing),
-            "ids": [[str(one.first), str(one.last)] for one in damage.missing[:1000]],
+            "ids": pairs(damage.missing, NAMED_RANGES),
             "operator": operator,
             "statements": [one.sha256 for one in signed],
         }
@@ -180,7 +179,7 @@ def put_back(connection: Connection, log: LedgerLog, damage: Damage) -> None:
 
     :raises ApgmsError: ``restore.not_the_same``
     """
-    wanted = {each for one in damage.missing for each in range(one.first, one.last + 1)}
+    wanted = set(expand(damage.missing))
     for segment in all_segments(log):
         lines = [
             row
@@ -229,8 +228,8 @@ def result(damage: Damage) -> dict[str, Any]:
         "damage_sha256": damage.sha256,
         "missing": total(damage.missing),
         "changed_rows": total(damage.changed),
-        "missing_ids": [[str(one.first), str(one.last)] for one in damage.missing[:1000]],
-        "changed_ids": [[str(one.first), str(one.last)] for one in damage.changed[:1000]],
+        "missing_ids": pairs(damage.missing, NAMED_RANGES),
+        "changed_ids": pairs(damage.changed, NAMED_RANGES),
         "rows": damage.words,
     }
 

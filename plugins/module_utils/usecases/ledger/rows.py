@@ -16,9 +16,10 @@ from ...domain.ledger.extent import (
     compress,
     expand,
     extents,
-    gapless,
+    ranges_of,
     scans,
     shown,
+    whole,
 )
 from ...domain.ledger.leaf import OUTPUT_SETTINGS
 from ...errors import ApgmsError
@@ -297,7 +298,7 @@ def extents_between(connection: Connection, after: int | None, upto: int) -> lis
     if not count:
         return []
     if highest - lowest + 1 == count:
-        return [gapless(lowest, highest)]
+        return [whole(lowest, highest)]
     return extents(_ids_between(connection, first, upto))
 
 
@@ -321,7 +322,7 @@ def against_plan(
     """Return which ids of ascending extents the ledger does not have, and which it has between."""
     missing: list[int] = []
     without: list[int] = []
-    ids = expand(each for one in planned for each in one.ranges())
+    ids = expand(ranges_of(planned))
     first = planned[0].first if planned else 0
     while wanted := list(islice(ids, IDS_AT_ONCE)):
         found = [each for some in _ids_between(connection, first, wanted[-1]) for each in some]
@@ -361,11 +362,19 @@ def scanned(
 
     :raises ApgmsError: ``log.column_gone`` where the ledger has lost one of the columns ``names``
     """
+    require_present(connection, names)
+    for scan in selected:
+        yield from copied(connection, names, _within(scan))
+
+
+def require_present(connection: Connection, names: Sequence[str]) -> None:
+    """Require that the ledger has the columns ``names``.
+
+    :raises ApgmsError: ``log.column_gone``
+    """
     present = ledger_columns(connection)
     if gone := [name for name in names if name not in present]:
         raise _column_gone(gone)
-    for scan in selected:
-        yield from copied(connection, names, _within(scan))
 
 
 def copied(connection: Connection, names: Sequence[str], where: sql.Composable) -> Iterator[bytes]:

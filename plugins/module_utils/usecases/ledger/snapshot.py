@@ -3,7 +3,7 @@
 
 A snapshot costs what is new since the last one. It is taken in this order, so that it can be cut
 off anywhere and taken up again: decide which rows (the plan), store their segments and tiles, store
-the signed checkpoint, record it in the database.
+what the snapshot says of itself and then the signed checkpoint, record it in the database.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
 
 from ...domain.approval.policy import Policy
-from ...domain.formats.canonical import canonical, sha256_hex
+from ...domain.formats.canonical import sha256_hex
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import expand, extents
+from ...domain.ledger.extent import IdRange, Scan, expand, extents, ranges_of, scans
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...libraries import psycopg
 from ...ports.clock import Clock
-from ...ports.object_store import ObjectConflict, ObjectStore
+from ...ports.object_store import ObjectStore
 from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .archive import admitted_later, archived_extents, require_as_planned, rows_gone
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
-from .log import SNAPSHOT_SCHEMA, LedgerLog, LogHead, Plan, forked
+from .log import LedgerLog, LogHead, LogSnapshot, Plan
 from .log_check import compare_heads
 from .log_verify import rows_that_differ, verify_history
 from .records import frontier, late_ids, open_log, record, require_new
@@ -81,8 +81,8 @@ class Snapshot:
     """Namespace to the contents of ``ledger/<namespace>.json``."""
     ledger_hashes: bytes
     """The contents of ``ledger_hashes.json``."""
-    document: dict[str, Any]
-    """The snapshot's own object in the log."""
+    logged: LogSnapshot
+    """What it says of itself in the log."""
     first: bool
     """Whether this is the log's first head."""
     previous_size: int
@@ -144,7 +144,7 @@ class Snapshot:
                     "balance_cents": entry["balance_cents"],
                     "chains_with_new_rows": entry["added"]["chains"] if self.changed else 0,
                 }
-                for name, entry in self.document["namespaces"].items()
+                for name, entry in self.logged.namespaces.items()
             },
         }
         if not self.changed:
@@ -159,16 +159,15 @@ class Snapshot:
                     ),
                     "chains_with_new_rows": 0,
                 }
-                for name, entry in self.document["namespaces"].items()
+                for name, entry in self.logged.namespaces.items()
             },
         }
         return before, after
 
 
 class _Seen(NamedTuple):
-    """What stands when a snapshot begins: the head, how far the log and the ledger go, writers."""
+    """How far log and ledger go when a snapshot begins: a plan that was left, or the newest id."""
 
-    head: LogHead
     plan: Plan | None
     after: int | None
     newest: int | None
@@ -176,26 +175,30 @@ class _Seen(NamedTuple):
 
     @property
     def new_rows(self) -> int:
-        """How many rows there are to admit, at most."""
+        """About how many rows there are to admit: as many as there are ids."""
         if self.plan is not None:
             return self.plan.size
         return 0 if self.newest is None else self.newest - (self.after or 0)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What one snapshot is to admit after ``head``."""
+class _Admission:
+    """What one snapshot admits after ``head``, and what reads it in its view."""
 
     head: LogHead
-    plan: Plan
     after: int | None
-    late: tuple[int, ...]
+    plan: Plan
+    scans: list[Scan]
     unfinished: list[Writer]
 
     @property
+    def late(self) -> tuple[int, ...]:
+        return tuple(expand(ranges_of(self.plan.late)))
+
+    @property
     def scope(self) -> Scope:
-        upto = max([one.last for one in self.plan.extents] + [self.after or 0])
-        return Scope(self.after, upto, self.late)
+        upto = self.plan.fresh[-1].last if self.plan.fresh else self.after
+        return Scope(self.after, 0 if upto is None else upto, self.late)
 
     def rows_in(self, scope: Scope) -> int:
         """How many rows a scope has: the new ones, or all."""
@@ -239,89 +242,100 @@ def take_snapshot(
                 raise rows_that_differ(connection, log) from None
             raise
         seen = _seen(connection, log, head, clock, wait_seconds)
-        beside = _two_at_once(connection, clock, seen, verify)
+        own_view = is_idle(connection)
+        rows = seen.new_rows + (head.tree_size if verify == "full" else 0)
+        beside = own_view and rows >= MANY_ROWS and not being_written(connection, clock)
         with one_view(connection):
-            work = _work(connection, log, seen)
+            admission = _planned(connection, log, head, seen, own_view)
             done = progress or Progress(say_into(None))
-            return _take(connection, log, signer, work, beside, verify, done)
+            return _take(connection, log, signer, admission, beside, verify, done)
 
 
 def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
     """Record the snapshots that were stored, but cut off before they were recorded."""
     recorded, head = compare_heads(connection, log)
     ahead = head.tree_size > recorded.tree_size
-    for document in admitted_later(log, recorded.tree_size) if ahead else ():
-        later = log.head(int(document["tree_size"]))
-        extents = archived_extents(log, document, frontier(connection, log.origin))
-        record(connection, later, document, extents)
+    for snapshot in admitted_later(log, recorded.tree_size) if ahead else ():
+        extents = archived_extents(log, snapshot, frontier(connection, log.origin))
+        record(connection, log.head(snapshot.tree_size), snapshot, extents)
     return head
 
 
 def _seen(
     connection: Connection, log: LedgerLog, head: LogHead, clock: Clock, wait_seconds: float
 ) -> _Seen:
-    """Look how far the ledger goes, and wait for those that are writing it."""
+    """Look how far log and ledger go, and wait for those that are writing the ledger."""
     after, plan = frontier(connection, log.origin), log.plan(head.tree_size)
     if plan is not None:
-        return _Seen(head, plan, after, None, [])
+        return _Seen(plan, after, None, [])
     newest = newest_id(connection)
-    return _Seen(head, None, after, newest, wait_for_writers(connection, clock, wait_seconds))
+    return _Seen(None, after, newest, wait_for_writers(connection, clock, wait_seconds))
 
 
-def _two_at_once(connection: Connection, clock: Clock, seen: _Seen, verify: Verify) -> bool:
-    """Return whether the chains are to be checked beside the reading of the rows."""
-    rows = seen.new_rows + (seen.head.tree_size if verify == "full" else 0)
-    many = rows >= MANY_ROWS
-    return many and is_idle(connection) and not being_written(connection, clock)
+def _planned(
+    connection: Connection, log: LedgerLog, head: LogHead, seen: _Seen, own_view: bool
+) -> _Admission:
+    """Decide which rows the snapshot admits.
 
-
-def _work(connection: Connection, log: LedgerLog, seen: _Seen) -> _Work:
-    """Decide which rows the snapshot admits, in the view in which it reads them."""
-    head, plan, after, newest, unfinished = seen
+    :param own_view: whether they are read in the state of the ledger in which this is decided;
+        where they are not, each is read by its id
+    """
+    plan, after, newest, unfinished = seen
+    without: list[IdRange] = []
     if plan is not None:
         require_new(connection, log, head.tree_size, plan, after)
-        plan = require_as_planned(connection, log, head.tree_size, plan)
+        without = require_as_planned(connection, log, head.tree_size, plan)
     else:
         late = extents([late_ids(connection, log.origin)]) if head.tree_size else []
         fresh = [] if newest is None else extents_between(connection, after, newest)
         plan = Plan(tuple(ledger_columns(connection)), tuple(late), tuple(fresh))
-        require_values(connection, plan.scans)
-    ids = tuple(each for one in plan.late for each in expand(one.ranges()))
-    return _Work(head, plan, after, ids, unfinished)
+    selected = plan.scans(without) if own_view else list(scans(ranges_of(plan.extents)))
+    require_values(connection, selected)
+    return _Admission(head, after, plan, selected, unfinished)
 
 
 def _take(
     connection: Connection,
     log: LedgerLog,
     signer: Signer,
-    work: _Work,
+    admission: _Admission,
     beside: bool,
     verify: Verify,
     progress: Progress,
 ) -> Snapshot:
-    scope = Scope(None, work.scope.upto) if verify == "full" else work.scope
-    if many := work.rows_in(scope) >= MANY_ROWS:
-        progress.say(f"Checking the chains of {work.rows_in(scope):,} rows")
+    before = admission.head
+    scope = Scope(None, admission.scope.upto) if verify == "full" else admission.scope
+    if many := admission.rows_in(scope) >= MANY_ROWS:
+        progress.say(f"Checking the chains of {admission.rows_in(scope):,} rows")
     with (
-        _putting(log.store, work.plan) as putter,
-        _counted(connection, work, scope, beside and many) as counted,
+        _putting(log.store, admission.plan) as putter,
+        _counted(connection, admission, scope, beside and many) as counted,
     ):
         if verify == "full":
-            builder = verify_history(connection, log, work.head, progress)
+            builder = verify_history(connection, log, before, progress)
         else:
-            builder = log.builder(work.head.tree_size)
-        if work.plan.size or not work.head.note:
-            head, document = _admit(
-                connection, log, signer, work, builder, putter, counted, progress
-            )
-        else:
-            head, document = work.head, log.snapshot(work.head.tree_size)
+            builder = log.builder(before.tree_size)
+        head, logged = before, None
+        if admission.plan.size or not before.note:
+            logged = _admit(connection, log, admission, builder, putter, counted, progress)
+            head = _signed(log, signer, logged)
         deviations = counted().deviations
-    if head.note != work.head.note:
-        record(connection, head, document, work.plan.extents)
-    files = namespace_files(document)
-    cosigned = log.cosigned()
-    new_rows = head.tree_size - work.head.tree_size
+    if logged is not None:
+        record(connection, head, logged, admission.plan.extents)
+    logged = logged or log.snapshot(head.tree_size)
+    checked = head.tree_size if verify == "full" else admission.plan.size
+    return _result(log, admission, head, logged, checked, deviations)
+
+
+def _result(
+    log: LedgerLog,
+    admission: _Admission,
+    head: LogHead,
+    logged: LogSnapshot,
+    checked_rows: int,
+    deviations: list[Deviation],
+) -> Snapshot:
+    before, files, cosigned = admission.head, namespace_files(logged), log.cosigned()
     return Snapshot(
         origin=log.origin,
         tree_size=head.tree_size,
@@ -329,15 +343,15 @@ def _take(
         checkpoint=head.note,
         namespaces=files,
         ledger_hashes=hashes_file(files),
-        document=document,
-        first=not work.head.note,
-        previous_size=work.head.tree_size,
-        new_rows=new_rows,
-        consistency=log.require_prefix(work.head, head),
-        checked_rows=head.tree_size if verify == "full" else new_rows,
+        logged=logged,
+        first=not before.note,
+        previous_size=before.tree_size,
+        new_rows=head.tree_size - before.tree_size,
+        consistency=log.require_prefix(before, head),
+        checked_rows=checked_rows,
         deviations=deviations,
-        late=list(work.late),
-        unfinished=work.unfinished,
+        late=list(admission.late),
+        unfinished=admission.unfinished,
         cosigned_size=cosigned.tree_size if cosigned else 0,
     )
 
@@ -350,7 +364,7 @@ def _putting(store: ObjectStore, plan: Plan) -> AbstractContextManager[Putter]:
 
 @contextlib.contextmanager
 def _counted(
-    connection: Connection, work: _Work, scope: Scope, beside: bool
+    connection: Connection, admission: _Admission, scope: Scope, beside: bool
 ) -> Iterator[Callable[[], _Counts]]:
     """Let the database check and count; yield the way to the result.
 
@@ -358,9 +372,9 @@ def _counted(
     """
 
     def count(there: Connection) -> _Counts:
-        checked = work.rows_in(scope) > 0
+        checked = admission.rows_in(scope) > 0
         deviations = check_chains(there, ledger_columns(there), scope) if checked else []
-        return _Counts(deviations, period_totals(there, work.plan.scans))
+        return _Counts(deviations, period_totals(there, admission.scans))
 
     with contextlib.ExitStack() as stack:
         second = None
@@ -382,46 +396,49 @@ def _counted(
 def _admit(
     connection: Connection,
     log: LedgerLog,
-    signer: Signer,
-    work: _Work,
+    admission: _Admission,
     builder: TreeBuilder,
     putter: Putter,
     counted: Callable[[], _Counts],
     progress: Progress,
-) -> tuple[LogHead, dict[str, Any]]:
-    """Store the rows of the plan and the head that covers them."""
-    size, plan = work.head.tree_size, work.plan
+) -> LogSnapshot:
+    """Store the rows of the plan, and what the snapshot says of them."""
+    before, plan = admission.head, admission.plan
     if plan.size:
-        log.put_plan(size, plan)
-    before = log.snapshot(size)["namespaces"] if work.head.note else {}
-    namespaces = Namespaces(before, plan.columns)
-    segments = _store_rows(connection, log, plan, builder, namespaces, putter, progress)
-    if builder.size - size != plan.size:
+        log.put_plan(before.tree_size, plan)
+    namespaces = Namespaces(
+        log.snapshot(before.tree_size).namespaces if before.note else {}, plan.columns
+    )
+    segments = _store_rows(connection, log, admission, builder, namespaces, putter, progress)
+    if builder.size - before.tree_size != plan.size:
         require_unique_ids(connection)
-        planned = (each for one in plan.extents for each in one.ranges())
-        raise rows_gone(log, [], missing_ids(connection, planned))
-    checkpoint = notes.Checkpoint(log.origin, builder.size, builder.root())
-    document = {
-        "schema": SNAPSHOT_SCHEMA,
-        "origin": log.origin,
-        "tree_size": str(builder.size),
-        "root": checkpoint.root.hex(),
-        "previous_size": str(size),
-        "columns": list(plan.columns),
-        "segments": [[str(first), str(end)] for first, end in segments],
-        "namespaces": namespaces.document(counted().totals),
-    }
+        raise rows_gone(log, [], missing_ids(connection, ranges_of(plan.extents)))
+    logged = LogSnapshot(
+        log.origin,
+        builder.size,
+        builder.root(),
+        before.tree_size,
+        plan.columns,
+        tuple(segments),
+        namespaces.document(counted().totals),
+    )
+    log.put_snapshot(logged)
+    return logged
+
+
+def _signed(log: LedgerLog, signer: Signer, logged: LogSnapshot) -> LogHead:
+    """Sign the head of a snapshot, and store it."""
+    checkpoint = notes.Checkpoint(log.origin, logged.tree_size, logged.root)
     note = notes.sign(checkpoint, signer.public_pem, signer.sign)
-    head = LogHead(log.origin, builder.size, checkpoint.root, note)
-    log.store.put_new(log.key(f"snapshot/{head.tree_size:016d}"), canonical(document))
-    _put_checkpoint(log, head)
-    return head, document
+    head = LogHead(log.origin, logged.tree_size, logged.root, note)
+    log.put_head(head)
+    return head
 
 
 def _store_rows(
     connection: Connection,
     log: LedgerLog,
-    plan: Plan,
+    admission: _Admission,
     builder: TreeBuilder,
     namespaces: Namespaces,
     putter: Putter,
@@ -429,14 +446,14 @@ def _store_rows(
 ) -> list[tuple[int, int]]:
     """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
     segments: list[tuple[int, int]] = []
-    before, count = builder.size, plan.size
+    before, plan = builder.size, admission.plan
     progress.begin()
-    with contextlib.closing(scanned(connection, plan.columns, plan.scans)) as source:
+    with contextlib.closing(scanned(connection, plan.columns, admission.scans)) as source:
         while (segment := _next_segment(source, plan.columns, builder, namespaces)).rows:
             segments.append((builder.size - segment.rows, builder.size))
             key = log.segment_key(*segments[-1])
             putter.put([(key, segment.parts), *_in_parts(log.tile_objects(segment.tiles))])
-            progress.done("Admitting ledger rows", builder.size - before, count, "rows")
+            progress.done("Admitting ledger rows", builder.size - before, plan.size, "rows")
     putter.put(_in_parts(log.tile_objects(builder.edge())))
     putter.settle()
     return segments
@@ -469,17 +486,6 @@ def _next_segment(
         tiles += builder.append(leaves)
         parts.append(b"".join(batch))
     return _NewSegment(builder.size - first, parts, tiles)
-
-
-def _put_checkpoint(log: LedgerLog, head: LogHead) -> None:
-    try:
-        log.store.put_new(log.key(f"checkpoint/{head.tree_size:016d}"), head.note)
-    except ObjectConflict as error:
-        raise forked(
-            log.at(log.key(f"checkpoint/{head.tree_size:016d}")),
-            f"another head of {head.tree_size} rows is stored there; this one has the root "
-            f"{head.root.hex()}",
-        ) from error
 
 
 def _require_log_key(signer: Signer, policy: Policy) -> None:

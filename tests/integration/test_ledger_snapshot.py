@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     FolderStore,
     OverlayStore,
 )
+from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import chain_leaves
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
@@ -35,6 +37,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
@@ -43,6 +46,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_
     BROKEN_HISTORY,
     open_origin,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
+    take_snapshot,
+)
+from services.keys import make_keys
 from tests.folders import without_rights
 from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
 
@@ -266,15 +273,22 @@ def test_with_writers_running_no_row_is_missed_and_none_counted_twice(
 
 def test_a_writer_is_not_blocked(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 5)
-    with psycopg.connect(stack.url) as slow:
+    with psycopg.connect(stack.url) as slow, stack.connection() as connection:
         writer.insert(slow, 1)
-        thread = threading.Thread(target=stack.snapshot, kwargs={"wait_seconds": 2})
-        thread.start()
-        with psycopg.connect(stack.url, autocommit=True) as other:
-            other.execute("SET lock_timeout = '1s'")
-            LedgerWriter(seed=2).insert(other, 5)
-        slow.commit()
-        thread.join()
+
+        class Clock(SystemClock):
+            """Has others write while the snapshot waits."""
+
+            def sleep(self, seconds: float) -> None:
+                with psycopg.connect(stack.url, autocommit=True) as other:
+                    other.execute("SET lock_timeout = '1s'")
+                    written.extend(LedgerWriter(seed=len(written)).insert(other, 5))
+                slow.commit()
+
+        written: list[int] = []
+        signer = open_signer(str(stack.keys.log_key), "ed25519")
+        take_snapshot(connection, stack.store, signer, stack.policy, Clock(), wait_seconds=2)
+    assert len(written) == 5
 
 
 # --- tampering ------------------------------------------------------------------------------
@@ -357,6 +371,30 @@ def test_rows_that_changed_before_they_were_admitted_are_named(
     error = refusal(stack)
     assert error.reason == "log.rows_gone"
     assert "rows changed: 9" in str(error)
+
+
+def test_a_plan_whose_column_is_gone_may_be_left_for_a_new_origin(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    stack.execute("ALTER TABLE owa_ledger ADD COLUMN note text")
+    fill(stack, writer, 30)
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=_Cutting(stack.folder / "store", 1))
+    stack.execute("ALTER TABLE owa_ledger DROP COLUMN note")
+    assert refusal(stack).reason == "log.column_gone"
+    assert ask_for_an_origin(stack) == "approval.waiting"
+
+
+def test_planned_rows_that_have_lost_a_value_are_not_admitted(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 30)
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=_Cutting(stack.folder / "store", 1))
+    stack.execute("ALTER TABLE owa_ledger ALTER amount_cents DROP NOT NULL")
+    stack.execute("UPDATE owa_ledger SET amount_cents = NULL WHERE id IN (4, 9)")
+    error = refusal(stack)
+    assert (error.reason, "rows 4, 9" in str(error)) == ("log.null_value", True)
 
 
 def test_a_plan_that_would_admit_a_row_twice_is_refused_before_anything_is_stored(
@@ -464,13 +502,17 @@ def test_rows_that_a_policy_hides_are_an_error(stack: Stack, writer: LedgerWrite
 def test_a_database_that_gives_no_second_connection_is_read_over_one(
     stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(*_: Any) -> Any:
+    asked: list[Any] = []
+
+    def none_left(connection: Any) -> Any:
+        asked.append(connection)
         raise psycopg.OperationalError("too many connections")
 
     monkeypatch.setattr(snapshots, "MANY_ROWS", 1)
     monkeypatch.setattr(snapshots, "same_view_beside", none_left)
     fill(stack, writer, 20)
     assert stack.snapshot().checked_rows == 20
+    assert len(asked) == 1
 
 
 def test_wide_rows_make_shorter_segments(
@@ -696,6 +738,35 @@ def test_a_cosignature_that_cannot_be_read_is_not_taken_for_none(
     assert stack.snapshot().cosigned_size == 10
 
 
+def test_a_damaged_cosignature_is_not_taken_for_none(stack: Stack, writer: LedgerWriter) -> None:
+    fill(stack, writer, 10)
+    stack.snapshot()
+    stack.cosign()
+    [line] = (stack.folder / "store").rglob("cosignature/*/*")
+    good = line.read_bytes()
+    line.write_bytes(good.replace(b"A", b"B").replace(b"a", b"b"))
+    error = refusal(stack)
+    assert error.reason == "log.object_damaged"
+    assert f"file://{line}" in str(error)
+    line.write_bytes(good)
+    assert stack.snapshot().cosigned_size == 10
+
+
+def test_each_cosigner_rebuilds_what_he_has_not_confirmed_himself(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 30)
+    stack.snapshot()
+    assert stack.cosign().rebuilt_rows == 30
+    second = open_signer(str(make_keys(stack.folder / "second", "prod").cosign_key), "ed25519")
+    log = replace(
+        stack.policy.log,
+        cosigners={**stack.policy.log.cosigners, "second": second.public_pem.decode()},
+    )
+    found = cosign(stack.store, replace(stack.policy, log=log), second, SystemClock())
+    assert (found.cosigner, found.confirmed_size, found.rebuilt_rows) == ("second", 0, 30)
+
+
 def change_document(stack: Stack, size: int, was: bytes, becomes: bytes) -> None:
     [path] = (stack.folder / "store").rglob(f"snapshot/*{size}")
     data = path.read_bytes()
@@ -714,9 +785,9 @@ def test_a_changed_document_of_a_snapshot_is_found(
     assert refusal(stack, verify="full").reason == "log.object_damaged"
     fill(stack, writer, 100)
     if size == 300:
-        error = refusal(stack)
-        assert error.reason == "log.object_damaged"
-        assert "the database recorded" in str(error)
+        assert "the database recorded" in str(refusal(stack))
+    else:
+        assert stack.snapshot().tree_size == 400
 
 
 def test_a_document_whose_digest_no_database_has_recorded_is_taken(
@@ -727,6 +798,12 @@ def test_a_document_whose_digest_no_database_has_recorded_is_taken(
     stack.execute("ALTER TABLE apgms_release.ledger_checkpoint DISABLE TRIGGER ALL")
     stack.execute("UPDATE apgms_release.ledger_checkpoint SET document_sha256 = NULL")
     assert stack.snapshot(verify="full").tree_size == 20
+    change_document(stack, 20, b'"segments":[["0","20"]]', b'"segments":[[0]]')
+    with pytest.raises(ApgmsError) as caught:
+        stack.cosign()
+    assert caught.value.reason == "log.object_damaged"
+    next((stack.folder / "store").rglob("snapshot/*20")).unlink()
+    assert refusal(stack).reason == "log.object_missing"
 
 
 @pytest.mark.parametrize("what", [b'"rows_sha256":"', b'"balance_cents":"', b'"chains":'])
@@ -887,6 +964,23 @@ def test_a_rehearsal_predicts_the_same_checkpoint_and_leaves_nothing(
         predicted = stack.snapshot_over(connection, store=OverlayStore(stack.store))
     assert sorted(stack.store.keys("log/")) == before
     assert stack.snapshot().result() == predicted.result()
+
+
+def test_a_rehearsal_is_not_misled_by_rows_that_come_meanwhile(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(stack, writer, 20)
+    stack.execute("DELETE FROM owa_ledger WHERE id IN (5, 6)")
+    require_values = snapshots.require_values
+
+    def come(*arguments: Any) -> None:
+        insert_as(stack, 5, writer)
+        require_values(*arguments)
+
+    monkeypatch.setattr(snapshots, "require_values", come)
+    with stack.connection() as connection, rehearsal(connection):
+        predicted = stack.snapshot_over(connection, store=OverlayStore(stack.store))
+    assert predicted.tree_size == 18
 
 
 def test_the_log_key_must_be_the_pinned_one(stack: Stack, writer: LedgerWriter) -> None:

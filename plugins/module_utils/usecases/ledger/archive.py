@@ -23,7 +23,7 @@ from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
 from .log import LedgerLog, LogSnapshot, Plan, object_missing
-from .rows import against_plan, missing_ids, require_present, rows
+from .rows import missing_and_between, missing_ids, require_present, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -92,7 +92,7 @@ def require_as_planned(
     require_present(connection, plan.columns)
     changed, _missing = compare(connection, _begun(log, size, plan))
     late = missing_ids(connection, ranges_of(plan.late))
-    fresh, without = against_plan(connection, plan.fresh)
+    fresh, without = missing_and_between(connection, plan.fresh)
     if changed or late or fresh:
         raise rows_gone(log, changed, [*late, *fresh])
     return without

@@ -139,21 +139,22 @@ def column_epochs(connection: Connection, origin: str) -> list[tuple[int, int, t
     return epochs
 
 
-# a late extent has ids below those at the positions before
+# what was admitted late has ids below those at the positions before
 _EXTENTS: LiteralString = """
 (SELECT first_position, first_id, last_id, ids,
         coalesce(first_id < max(last_id) OVER (ORDER BY first_position
-            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS late
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS admitted_late
  FROM apgms_release.ledger_extent WHERE origin = %(origin)s) AS extent
 """
-# a stretch is what lies between two extents, and in one that has gaps: ``ids`` alone may be there
+# one stretch for each extent that was not admitted late: the ids between it and the one before and,
+# where it has gaps, its own span; a row there that is not one of ``ids`` is late
 _LATE_IDS: LiteralString = f"""
 WITH stretch AS (
     SELECT coalesce(lag(last_id) OVER (ORDER BY first_id) + 1, %(least)s) AS first,
            CASE WHEN ids IS NOT NULL THEN last_id
                 WHEN first_id > %(least)s THEN first_id - 1 END AS last,
            coalesce(ids, '{{}}') AS ids
-    FROM {_EXTENTS} WHERE NOT late)
+    FROM {_EXTENTS} WHERE NOT admitted_late)
 SELECT found.id FROM stretch CROSS JOIN LATERAL (
     SELECT l.id FROM owa_ledger AS l WHERE l.id BETWEEN stretch.first AND stretch.last
     EXCEPT SELECT unnest(stretch.ids)) AS found
@@ -161,7 +162,7 @@ WHERE stretch.ids <> ARRAY(
     SELECT l.id::bigint FROM owa_ledger AS l
     WHERE l.id BETWEEN stretch.first AND stretch.last ORDER BY l.id)
 EXCEPT SELECT unnest(coalesce(ids, ARRAY(SELECT generate_series(first_id, last_id))))
-FROM {_EXTENTS} WHERE late
+FROM {_EXTENTS} WHERE admitted_late
 ORDER BY id
 """  # noqa: S608
 
@@ -172,7 +173,7 @@ def late_ids(connection: Connection, origin: str) -> list[int]:
     return [row[0] for row in connection.execute(_LATE_IDS, parameters)]
 
 
-class Recorded(NamedTuple):
+class PlacedExtent(NamedTuple):
     """An extent as this database has recorded it; ``ids`` is None where none is missing."""
 
     first_position: int
@@ -204,10 +205,10 @@ def admitted(connection: Connection, origin: str, first: int, end: int) -> list[
         " ORDER BY first_position",
         {"origin": origin, "first": first, "end": end},
     )
-    return [each for row in found for each in _cut(Recorded(*row), first, end)]
+    return [each for row in found for each in _cut(PlacedExtent(*row), first, end)]
 
 
-def _cut(one: Recorded, first: int, end: int) -> list[IdRange]:
+def _cut(one: PlacedExtent, first: int, end: int) -> list[IdRange]:
     begin, stop = max(first - one.first_position, 0), end - one.first_position
     if one.ids is not None:
         return compress(one.ids[begin:stop])
@@ -225,11 +226,11 @@ def admitted_scans(
     :param late: the :func:`late_ids`, which have no position yet
     """
     found = connection.execute(
-        "SELECT late, first_position, first_id, last_id, CASE WHEN late THEN ids END"  # noqa: S608
+        "SELECT admitted_late, first_position, first_id, last_id, CASE WHEN admitted_late THEN ids END"  # noqa: S608
         f" FROM {_EXTENTS} ORDER BY first_position",
         {"origin": origin},
     ).fetchall()
-    extents = [(is_late, Recorded(*columns)) for is_late, *columns in found]
+    extents = [(is_late, PlacedExtent(*columns)) for is_late, *columns in found]
     without = [each for is_late, one in extents if is_late for each in one.ranges()]
     without = sorted([*without, *compress(late)])
     there = [pair for pair in extents if first <= pair[1].first_position < end]
@@ -249,13 +250,13 @@ def positions(connection: Connection, origin: str, ids: Iterable[int]) -> Iterat
     """Yield the positions of ascending ids; None for those that the log has not admitted."""
     query = f"SELECT first_position, first_id, last_id, ids FROM {_EXTENTS}"  # noqa: S608
     late: dict[int, int] = {}
-    for row in connection.execute(f"{query} WHERE late", {"origin": origin}):
-        one = Recorded(*row)
+    for row in connection.execute(f"{query} WHERE admitted_late", {"origin": origin}):
+        one = PlacedExtent(*row)
         late.update(zip(expand(one.ranges()), count(one.first_position), strict=False))
     with connection.cursor(name="extents") as extents:
         extents.itersize = EXTENTS_AT_ONCE
-        extents.execute(f"{query} WHERE NOT late ORDER BY first_id", {"origin": origin})
-        ascending = (Recorded(*row) for row in extents)
+        extents.execute(f"{query} WHERE NOT admitted_late ORDER BY first_id", {"origin": origin})
+        ascending = (PlacedExtent(*row) for row in extents)
         current = next(ascending, None)
         for row_id in ids:
             while current is not None and current.last_id < row_id:

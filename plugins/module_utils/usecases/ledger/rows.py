@@ -316,7 +316,7 @@ def _ids_between(connection: Connection, first: int, last: int) -> Iterator[list
         first = ids[-1] + 1
 
 
-def against_plan(
+def missing_and_between(
     connection: Connection, planned: Sequence[Extent]
 ) -> tuple[list[IdRange], list[IdRange]]:
     """Return which ids of ascending extents the ledger does not have, and which it has between."""

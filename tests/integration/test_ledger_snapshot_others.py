@@ -58,16 +58,18 @@ def test_the_log_verifies_with_the_commands_of_the_documentation(
     stack = make_stack(database_url, tmp_path)
     with psycopg.connect(database_url, autocommit=True) as connection:
         LedgerWriter().load(connection, 300)
-    assert stack.snapshot().origin == "apgms.local/prod"
+    snapshot = stack.snapshot()
+    assert snapshot.origin == "apgms.local/prod"
     stack.cosign()
     store = stack.folder / "store"
     shutil.copy(stack.folder / "policy.json", store)
     section = (ROOT / "docs/ledger-log.md").read_text().partition("## Verify a checkpoint")[2]
-    checkpoint, cosignature, leaf = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    checkpoint, cosignature, leaf, rows = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert shell(checkpoint, store) == "Signature Verified Successfully"
     assert shell(cosignature, store) == "Signature Verified Successfully"
     hashed, stored = shell(leaf, store).splitlines()
     assert hashed.split()[0] == stored
+    assert shell(rows, store).split()[0] == snapshot.logged.namespaces["gst"]["rows_sha256"]
     [note] = store.rglob("checkpoint/*")
     note.write_bytes(note.read_bytes().replace(b"\n300\n", b"\n301\n"))
     for block in (checkpoint, cosignature):

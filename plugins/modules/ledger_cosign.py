@@ -7,9 +7,9 @@ module: ledger_cosign
 short_description: Confirm the newest ledger checkpoint as an auditor
 version_added: 0.1.0
 description:
-  - The auditor's act. Rebuilds the tree from the archived rows, on top of the checkpoint confirmed
-    before, and cosigns the newest checkpoint (C2SP tlog-cosignature, Ed25519) where the signed root
-    comes out.
+  - The auditor's act. Rebuilds the tree from the archived rows, on top of the last checkpoint that
+    this auditor confirmed, and cosigns the newest checkpoint (C2SP tlog-cosignature, Ed25519) where
+    the signed root comes out, and the totals and digests by namespace are those of the rows.
   - Needs the object store and the auditor's own copy of the policy, no database.
   - From then on a ledger or a log that does not begin with the confirmed tree stops every act.
 author: The APGMS release team (@apgms)

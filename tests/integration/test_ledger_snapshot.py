@@ -35,6 +35,9 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
+    check_ledger,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
@@ -436,6 +439,10 @@ def test_files_that_are_not_the_logs_are_left_alone(stack: Stack, writer: Ledger
         (log / name).write_bytes(b"junk")
     fill(stack, writer, 10)
     assert stack.snapshot(verify="full").tree_size == 20
+    assert stack.cosign().rebuilt_rows == 20
+    with stack.connection() as connection:
+        found = check_ledger(connection, stack.store, stack.policy)
+    assert (found.problems, found.admitted) == ([], 20)
 
 
 def test_a_column_may_have_any_name(stack: Stack, writer: LedgerWriter) -> None:

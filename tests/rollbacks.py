@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import OverlayStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps

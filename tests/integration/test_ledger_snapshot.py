@@ -24,10 +24,8 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.tree i
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import chain_leaves
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,

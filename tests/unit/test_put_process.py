@@ -17,8 +17,8 @@ import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports import put_process
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
     ObjectConflict,
     read,
 )
@@ -114,7 +114,7 @@ def test_it_ends_with_the_one_that_made_it(tmp_path: Path) -> None:
     code = f"""
     import sys, time
     from pathlib import Path
-    from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import (
         FolderStore,
     )
     with FolderStore(Path({str(tmp_path)!r})).putting() as putter:

@@ -25,7 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.release.manif
     Manifest,
     object_key,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import KeyFileSigner
 from services.keys import Keys
 from tests.approvals import make_manifest

@@ -24,7 +24,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain 
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import (

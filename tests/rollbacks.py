@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import OverlayStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
@@ -95,11 +96,11 @@ def roll_back(stack: Stack, target: str) -> RolledBack:
     return carry_out(stack, target, plan.digest)
 
 
-def check(stack: Stack) -> Findings:
+def check(stack: Stack, progress: Progress | None = None) -> Findings:
     """Check the ledger with the code that shares nothing with the rollback."""
     with stack.connection() as connection:
         policy = load_policy(connection, stack.policy_path, "prod")
-        return check_ledger(connection, stack.store, policy)
+        return check_ledger(connection, stack.store, policy, progress)
 
 
 def balances(stack: Stack) -> dict[Key, int]:

@@ -14,7 +14,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .errors import ApgmsError
 from .ports.database import connect, rehearsal
-from .ports.object_store import ObjectStore, OverlayStore, open_object_store
+from .ports.object_store import ObjectStore
+from .ports.overlay_store import OverlayStore
+from .ports.stores import open_object_store
 
 if TYPE_CHECKING:
     from .ports.database import Connection

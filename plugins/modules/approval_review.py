@@ -76,9 +76,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approve import (
     Matter,
     draft,

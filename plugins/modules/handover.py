@@ -69,10 +69,8 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    OverlayStore,
-    open_object_store,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.handover import (
     hand_over,
 )

@@ -23,6 +23,12 @@ attributes:
   diff_mode:
     support: none
     description: The module changes nothing.
+options:
+  progress_file:
+    description:
+      - File that progress is appended to, a line at a time.
+      - On the controller the task shows these lines itself while it runs, and this is not needed.
+    type: path
 extends_documentation_fragment:
   - apgms.release.stack
   - apgms.release.database
@@ -85,8 +91,10 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
+    Progress,
+    say_into,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
@@ -101,11 +109,12 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chec
 def act(call: Call) -> Outcome:
     options = call.options
     store = open_object_store(options["object_store"], options["object_store_endpoint"])
+    progress = Progress(say_into(options["progress_file"]))
     database = connect(options["database_url"], options["database_password"], purpose="check")
     with database as connection:
         with rehearsal(connection):
             policy = load_policy(connection, options["policy"], options["stack"])
-        findings = check_ledger(connection, store, policy)
+        findings = check_ledger(connection, store, policy, progress)
     return Outcome(changed=False, result=_result(findings), failure=_failure(findings))
 
 
@@ -135,7 +144,16 @@ def _failure(findings: Findings) -> str | None:
 
 
 def main() -> None:
-    run_module(act, {**STACK_SPEC, **DATABASE_SPEC, **OBJECT_STORE_SPEC, **POLICY_SPEC})
+    run_module(
+        act,
+        {
+            **STACK_SPEC,
+            **DATABASE_SPEC,
+            **OBJECT_STORE_SPEC,
+            **POLICY_SPEC,
+            "progress_file": {"type": "path"},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -94,12 +94,10 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Outcome,
     run_module,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    ObjectStore,
-    OverlayStore,
-    open_object_store,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import ObjectStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
     Pulled,
     pull,

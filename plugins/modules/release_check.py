@@ -84,9 +84,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
 )

@@ -152,9 +152,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
 )

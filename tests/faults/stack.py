@@ -27,9 +27,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.release.manif
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import Clock, DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import Gateway
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import open_gateway
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.steps import Steps

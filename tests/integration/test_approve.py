@@ -18,7 +18,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.release.manif
     object_key,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.approve import (
     Approval,
     Matter,

@@ -31,10 +31,8 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (

@@ -13,10 +13,8 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canon
 from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import (
     object_key,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    read,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import read
 from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.files import (
     checksum_file,
 )

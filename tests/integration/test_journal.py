@@ -14,11 +14,9 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
     connect,
     rehearsal,
 )
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    ObjectStore,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import ObjectStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 

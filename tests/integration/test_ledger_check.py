@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger import recount
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts import progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     check as ledger_check,
 )
@@ -135,8 +137,66 @@ def test_known_deviations_are_told_of_and_pass(stack: Stack) -> None:
     assert findings.problems == []
 
 
+def test_an_id_that_rows_share_is_found(stack: Stack) -> None:
+    rewrite(stack, "ALTER TABLE owa_ledger DROP CONSTRAINT owa_ledger_pkey CASCADE")
+    rewrite(
+        stack,
+        "INSERT INTO owa_ledger (id, abn, tax_type, period_id, transfer_uuid, amount_cents,"
+        " balance_after_cents) SELECT id, abn, tax_type, '2031Q1', gen_random_uuid(), 5, 5"
+        " FROM owa_ledger WHERE id = 4",
+    )
+    found = rollbacks.check(stack)
+    assert "repeated id: rows 4" in found.problems
+    assert found.not_admitted == 1
+
+
+def first_object(stack: Stack, kind: str) -> Path:
+    return sorted((stack.folder / "store" / "log").rglob(f"{kind}/*"))[0]
+
+
+@pytest.mark.parametrize(
+    ("torn", "why"),
+    [
+        (lambda data: data[:-30], "is not a whole row of"),
+        (lambda data: data[:-1], "is not a whole row of"),
+        (lambda data: data[data.index(b"\n") + 1 :], "its first line names no column id"),
+        (lambda data: b"", "its first line names no column id"),
+        (lambda data: b"\xff" + data, "can't decode byte 0xff"),
+    ],
+)
+def test_a_torn_segment_is_one_message(
+    stack: Stack, torn: Callable[[bytes], bytes], why: str
+) -> None:
+    segment = first_object(stack, "segment")
+    segment.write_bytes(torn(segment.read_bytes()))
+    with pytest.raises(ApgmsError, match=why) as error:
+        rollbacks.check(stack)
+    assert error.value.reason == "ledger_check.unreadable"
+    assert str(segment) in str(error.value)
+
+
+def test_a_torn_checkpoint_is_one_message(stack: Stack) -> None:
+    newest = sorted((stack.folder / "store" / "log").rglob("checkpoint/*"))[-1]
+    newest.write_bytes(newest.read_bytes().rpartition(b" ")[0])
+    with pytest.raises(ApgmsError, match="signature line does not have three parts") as error:
+        rollbacks.check(stack)
+    assert error.value.reason == "ledger_check.unreadable"
+
+
+def test_it_says_how_far_it_is(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_check, "ROWS_AT_ONCE", 1)
+    said: list[str] = []
+    found = rollbacks.check(stack, progress.Progress(said.append))
+    archived = [line for line in said if line.startswith("Checking archived rows: ")]
+    chains = [line for line in said if line.startswith("Checking chains: ")]
+    assert f": {found.tree_size} of {found.tree_size} rows (100 %)" in archived[-1]
+    assert f": {found.rows} of {found.rows} rows (100 %)" in chains[-1]
+    assert len(chains) == 1 + found.rows
+
+
 def test_an_altered_segment_is_found(stack: Stack) -> None:
-    (segment,) = sorted((stack.folder / "store" / "log").rglob("segment/*"))[:1]
+    segment = first_object(stack, "segment")
     segment.write_bytes(segment.read_bytes().replace(b"GST", b"gst", 1))
     problems = rollbacks.check(stack).problems
     assert any("do not give the root" in one for one in problems)
@@ -174,20 +234,26 @@ def test_the_module_fails_on_a_problem_and_changes_nothing(stack: Stack) -> None
     assert "missing row: rows 4" in found["msg"]
 
 
-WRITERS = {"tree", "chain", "leaf", "mirror", "planning", "chains", "rows", "ledger", "archive",
-           "chain_leaves", "log_verify", "log_check", "canonical"}  # fmt: skip
+WRITERS = {"tree", "chain", "leaf", "mirror", "extent", "checkpoint", "canonical", "planning",
+           "chains", "rows", "ledger", "archive", "chain_leaves", "files", "log", "log_verify",
+           "log_check", "log_restore", "records", "restore", "snapshot", "database"}  # fmt: skip
+SHARED = {"leaf": {"OUTPUT_SETTINGS"}, "log": {"current_origin"}, "database": {"Connection"}}
+"""Formats alone: the settings that rows print under, where the log stands, a name for types."""
+
+
+def imports(module: object) -> dict[str, set[str]]:
+    """Return what a module imports from the core, by the last name of where it stands."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for node in ast.walk(ast.parse(inspect.getsource(module))):  # type: ignore[arg-type]
+        if isinstance(node, ast.ImportFrom) and node.level:
+            for name in node.names:
+                found[(node.module or "").rpartition(".")[2]].add(name.name)
+                found[name.name].add("*")
+    return found
 
 
 @pytest.mark.parametrize("module", [recount, ledger_check])
 def test_it_shares_no_hashing_and_no_sql(module: object) -> None:
-    """Only formats are shared: the settings that rows print under, and where the log stands."""
     assert {path.stem for path in (ROOT / "plugins" / "module_utils").rglob("*.py")} >= WRITERS
-    tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
-    imported = {
-        (node.module or "").rpartition(".")[2]: {name.name for name in node.names}
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.level
-    }
-    imported.pop("", None)
-    assert imported.get("leaf", {"OUTPUT_SETTINGS"}) == {"OUTPUT_SETTINGS"}
-    assert not (imported.keys() - {"leaf"}) & WRITERS
+    taken = {name: names for name, names in imports(module).items() if name in WRITERS}
+    assert {name: names for name, names in taken.items() if names - SHARED.get(name, set())} == {}

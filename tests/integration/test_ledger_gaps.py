@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger import extent
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     rows as ledger_rows,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chec
     check_ledger,
 )
 from tests.conftest import APGMS_SCHEMA
-from tests.ledgers import LedgerWriter, Stack, make_stack
+from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
 
 
 @pytest.fixture
@@ -64,11 +64,40 @@ def test_what_may_hide_rows_is_no_ledger(stack: Stack, writer: LedgerWriter, kin
     assert list(stack.store.keys("log/")) == []
 
 
-def test_a_partitioned_ledger_is_one(stack: Stack, writer: LedgerWriter) -> None:
+def partition(stack: Stack) -> None:
+    """Make the ledger a partitioned table; ``part1`` takes ids below 20."""
     stack.execute("ALTER TABLE owa_ledger RENAME TO old")
     stack.execute("CREATE TABLE owa_ledger (LIKE old INCLUDING DEFAULTS) PARTITION BY RANGE (id)")
     stack.execute("CREATE TABLE part1 PARTITION OF owa_ledger FOR VALUES FROM (0) TO (20)")
-    stack.execute("CREATE TABLE part2 PARTITION OF owa_ledger DEFAULT")
+    stack.execute("CREATE TABLE part2 PARTITION OF owa_ledger DEFAULT PARTITION BY RANGE (id)")
+    stack.execute("CREATE TABLE part3 PARTITION OF part2 DEFAULT")
+
+
+def inherit(stack: Stack) -> None:
+    """Give the ledger a child, the way of tables before there were partitions."""
+    stack.execute("CREATE TABLE part1 () INHERITS (owa_ledger)")
+
+
+@pytest.mark.parametrize(
+    ("divide", "part"), [(partition, "part1"), (partition, "part3"), (inherit, "part1")]
+)
+def test_who_writes_a_part_of_the_ledger_alone_is_waited_for(
+    stack: Stack, writer: LedgerWriter, divide: Callable[[Stack], None], part: str
+) -> None:
+    divide(stack)
+    if part == "part3":
+        stack.execute("SELECT setval('owa_ledger_id_seq', 30)")
+    fill(stack, writer, 1)
+    with psycopg.connect(stack.url) as slow:
+        slow.execute(INSERT.replace("owa_ledger", part), writer.row())
+        assert len(stack.snapshot(wait_seconds=0.1).unfinished) == 1
+        slow.commit()
+    second = stack.snapshot()
+    assert (second.tree_size, second.unfinished) == (2, [])
+
+
+def test_a_partitioned_ledger_is_one(stack: Stack, writer: LedgerWriter) -> None:
+    partition(stack)
     for size in (30, 60):
         fill(stack, writer, 30)
         assert stack.snapshot().tree_size == size

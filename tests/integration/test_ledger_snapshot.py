@@ -25,10 +25,8 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.tree i
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import chain_leaves
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
@@ -36,6 +34,9 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
+    check_ledger,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
@@ -475,6 +476,10 @@ def test_files_that_are_not_the_logs_are_left_alone(stack: Stack, writer: Ledger
         (log / name).write_bytes(b"junk")
     fill(stack, writer, 10)
     assert stack.snapshot(verify="full").tree_size == 20
+    assert stack.cosign().rebuilt_rows == 20
+    with stack.connection() as connection:
+        found = check_ledger(connection, stack.store, stack.policy)
+    assert (found.problems, found.admitted) == ([], 20)
 
 
 def test_a_column_may_have_any_name(stack: Stack, writer: LedgerWriter) -> None:

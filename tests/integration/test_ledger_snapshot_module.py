@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ def test_the_auditor_confirms_a_checkpoint_once(stack: Stack) -> None:
 def test_nothing_is_confirmed_by_a_stranger_or_before_there_is_anything(stack: Stack) -> None:
     assert cosign(stack, stack.keys.cosign_key)["reason"] == "log.nothing_to_cosign"
     assert cosign(stack, stack.keys.log_key)["reason"] == "log.unknown_cosigner"
+    of_proto = replace(stack, policy=replace(stack.policy, stack="proto"))
+    with pytest.raises(ApgmsError, match="make ledger-snapshot STACK=proto"):
+        of_proto.cosign()
 
 
 def test_an_archive_that_does_not_give_the_signed_root_is_not_confirmed(stack: Stack) -> None:

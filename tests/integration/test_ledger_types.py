@@ -75,11 +75,15 @@ def require_sound(stack: Stack, rows: int) -> None:
         ("numeric(12)", AMOUNTS),
         ("cents", AMOUNTS),
         ("digest", HASHES),
+        ("small_cents", AMOUNTS),
+        ("receipt", HASHES),
     ],
 )
 def test_these_work_as_a_whole(stack: Stack, kind: str, columns: tuple[str, ...]) -> None:
     stack.execute("CREATE DOMAIN cents AS bigint CHECK (VALUE < 1::bigint << 50)")
     stack.execute("CREATE DOMAIN digest AS varchar(64)")
+    stack.execute("CREATE DOMAIN small_cents AS cents CHECK (VALUE > -(1::bigint << 50))")
+    stack.execute("CREATE DOMAIN receipt AS digest")
     retype(stack, kind, *columns)
     writer = LedgerWriter()
     fill(stack, writer, 300)
@@ -134,6 +138,7 @@ def test_types_that_the_server_quotes_are_the_same(stack: Stack) -> None:
         ("bank_receipt_hash", "text[]", "ARRAY[bank_receipt_hash]"),
         ("id", "numeric", "id"),
         ("id", "uuid", "gen_random_uuid()"),
+        ("amount_cents", "long_cents", "amount_cents"),
     ],
 )
 def test_any_other_is_refused_by_name_before_anything_is_stored(
@@ -141,11 +146,14 @@ def test_any_other_is_refused_by_name_before_anything_is_stored(
 ) -> None:
     fill(stack, LedgerWriter(), 3)
     stack.execute("CREATE TYPE tax AS ENUM ('GST', 'PAYGW')")
+    stack.execute("CREATE DOMAIN any_cents AS numeric(30,0)")
+    stack.execute("CREATE DOMAIN long_cents AS any_cents")
     stack.execute("ALTER TABLE owa_ledger ALTER COLUMN id DROP DEFAULT")
     stack.execute(f"ALTER TABLE owa_ledger ALTER COLUMN {column} TYPE {kind} USING {using}")
     for verify in ("incremental", "full"):
         with pytest.raises(ApgmsError) as caught:
             stack.snapshot(verify=verify)
         assert caught.value.reason == "log.column_type"
-        assert f"Why: {column} is {kind}; what works is " in str(caught.value)
+        told = "numeric(30,0)" if kind == "long_cents" else kind
+        assert f"Why: {column} is {told}; what works is " in str(caught.value)
     assert list(stack.store.keys("log/")) == []

@@ -23,12 +23,10 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.release.manif
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import HttpGateway
 from ansible_collections.apgms.release.plugins.module_utils.ports.http import HttpClient
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts import progress
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal

@@ -16,12 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.extent import (
+    expand,
+    extents,
+)
 from ansible_collections.apgms.release.plugins.module_utils.domain.release.rollback_plan import (
     balances_digest,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
+    LEAST_ID,
+    MOST_ID,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rollback import (
     ledger as ledger,
 )
@@ -251,6 +259,67 @@ def test_a_target_may_end_within_an_extent(connection: Any, size: int) -> None:
     changes = ledger.planned_chains(connection, net=False)
     assert sum(change.originals for change in changes) == 3 - size
     assert {change.target_balance_cents for change in changes} <= {sum((100, 200, 300)[:size])}
+
+
+def book_at(history: History, ids: list[int]) -> None:
+    """Book a deposit of 100 for each id, in one chain."""
+    for row_id in ids:
+        history.book(CHAINS[0], 100)
+        history.connection.execute(
+            "UPDATE owa_ledger SET id = %s WHERE id = currval('owa_ledger_id_seq')", [row_id]
+        )
+
+
+def admit_as_extents(connection: Any, portions: list[list[int]]) -> None:
+    """Record the extents of a snapshot that admits these ids."""
+    position = 0
+    for one in extents(portions):
+        ids = None if one.gapless else list(expand(one.ranges()))
+        connection.execute(
+            "INSERT INTO apgms_release.ledger_extent VALUES (%s, %s, %s, %s, %s)",
+            [ORIGIN, position, one.first, one.last, ids],
+        )
+        position += one.size
+
+
+@pytest.mark.parametrize("size", range(6))
+def test_a_target_may_end_within_an_extent_with_gaps(connection: Any, size: int) -> None:
+    history = History(connection)
+    ids = [12, 14, 15, 19, 40]
+    book_at(history, ids)
+    connection.execute("SELECT setval('owa_ledger_id_seq', 40)")
+    admit_as_extents(connection, [ids])
+    history.releases = [(size, {CHAINS[0]: 100 * size} if size else {})]
+    assert history.roll_back(0) == 5 - size
+    assert real_balances(connection) == {CHAINS[0]: 100 * size}
+    assert_chains_hold(connection)
+
+
+@pytest.mark.parametrize("size", range(5))
+@pytest.mark.parametrize(
+    "portions",
+    [[[LEAST_ID, LEAST_ID + 1, MOST_ID - 1, MOST_ID]],
+     [[LEAST_ID, LEAST_ID + 1], [MOST_ID - 1, MOST_ID]],
+     [[LEAST_ID], [5, 7, MOST_ID]]],
+)  # fmt: skip
+def test_a_target_may_end_among_ids_at_the_ends_of_64_bits(
+    connection: Any, portions: list[list[int]], size: int
+) -> None:
+    book_at(History(connection), [row_id for ids in portions for row_id in ids])
+    admit_as_extents(connection, portions)
+    ledger.prepare(connection, ORIGIN, size)
+    changes = ledger.planned_chains(connection, net=False)
+    assert sum(change.originals for change in changes) == 4 - size
+    assert {change.target_balance_cents for change in changes} <= {100 * size}
+
+
+def test_ids_may_be_of_another_integer_type(connection: Any) -> None:
+    connection.execute("ALTER TABLE owa_ledger ALTER COLUMN id TYPE integer")
+    history = History(connection)
+    history.book(CHAINS[0], 100)
+    history.release()
+    history.book(CHAINS[0], 20)
+    assert history.roll_back(0) == 1
 
 
 def test_one_negative_row_per_period_takes_one_net_row(connection: Any) -> None:

@@ -20,10 +20,8 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.clock import (
     SystemClock,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    read,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import read
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.journal import Journal
 from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn

@@ -23,7 +23,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.release.manif
     parse_manifest,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.bundle.manifests import (
     load_manifest,
 )

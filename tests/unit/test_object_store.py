@@ -20,21 +20,21 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import (
     BLOCK_BYTES as BLOCK,
 )
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
     CHUNK_BYTES as CHUNK,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
     ObjectConflict,
     ObjectMissing,
     ObjectStore,
-    OverlayStore,
-    open_object_store,
     read,
 )
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.stores import open_object_store
 from tests.folders import without_rights
 
 
@@ -388,3 +388,38 @@ def test_an_s3_server_that_is_not_there_is_one_message(monkeypatch: pytest.Monke
     with pytest.raises(ApgmsError) as error:
         read(open_object_store("s3://bucket", "http://127.0.0.1:1"), "a")
     assert error.value.reason == "object_store.unreachable"
+
+
+@pytest.mark.parametrize(
+    ("environment", "endpoint", "mend"),
+    [
+        ({"AWS_PROFILE": "nobody's"}, None, "aws configure list-profiles"),
+        ({"AWS_EC2_METADATA_DISABLED": "true"}, None, "aws sso login --profile default"),
+        ({}, "no address", "aws sso login --profile default"),
+    ],
+)
+def test_a_session_that_cannot_be_opened_is_one_message_whatever_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: dict[str, str],
+    endpoint: str | None,
+    mend: str,
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    store = open_object_store("s3://bucket", endpoint)
+    for attempt in (
+        lambda: store.put_new("a", b"1"),
+        lambda: store.put_many([("a", b"1")]),
+        lambda: read(store, "a"),
+        lambda: [*store.read_many(["a"])],
+        lambda: [*store.keys("")],
+    ):
+        with pytest.raises(ApgmsError) as error:
+            attempt()
+        assert error.value.reason == "object_store.unreachable"
+        assert f"Mend: {mend}  # " in str(error.value)

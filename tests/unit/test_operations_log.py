@@ -14,10 +14,8 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.opera
     verify,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    read,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import read
 from ansible_collections.apgms.release.plugins.module_utils.usecases.evidence.operations_log import (
     archive_log,
     verify_log,

@@ -17,8 +17,8 @@ import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports import put_process
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
     ObjectConflict,
     read,
 )
@@ -110,11 +110,22 @@ def test_files_of_the_one_that_made_it_are_closed_in_it(tmp_path: Path) -> None:
     os.close(reading)
 
 
+def test_it_is_waited_for_where_the_status_of_processes_is_lost(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with FolderStore(tmp_path).putting() as putter:
+            putter.put([("key", [b"1"])])
+            putter.settle()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert stored(FolderStore(tmp_path)) == {"key": b"1"}
+
+
 def test_it_ends_with_the_one_that_made_it(tmp_path: Path) -> None:
     code = f"""
     import sys, time
     from pathlib import Path
-    from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
+    from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import (
         FolderStore,
     )
     with FolderStore(Path({str(tmp_path)!r})).putting() as putter:

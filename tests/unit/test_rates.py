@@ -21,11 +21,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.tax.rates imp
     parse_catalog,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import (
-    FolderStore,
-    ObjectConflict,
-    OverlayStore,
-)
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+from ansible_collections.apgms.release.plugins.module_utils.ports.object_store import ObjectConflict
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
     newest_kept,
     publish,

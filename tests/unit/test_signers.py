@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import signal
 import struct
 import subprocess
 from datetime import UTC, datetime
@@ -66,6 +67,17 @@ def test_stock_key_types_sign_and_verify(tmp_path: Path, options: tuple[str, ...
     require_claims(signature, ask, "test")
     assert ssh.verify(b"text", signature, ask) is None
     assert "verify" in str(ssh.verify(b"another text", signature, ask))
+
+
+def test_a_signature_does_not_verify_where_the_status_of_processes_is_lost(key: Path) -> None:
+    signature = ssh.sign(str(key), NAMESPACE, b"text")
+    ask = expected(line_of(public(key)))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert ssh.verify(b"text", signature, ask) is None
+        assert ssh.verify(b"another text", signature, ask) is not None
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def string(data: bytes) -> bytes:

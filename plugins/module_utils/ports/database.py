@@ -77,15 +77,18 @@ def whole_tables(connection: Connection) -> Iterator[None]:
 def columns(connection: Connection, table: str) -> dict[str, str]:
     """Return the columns of an APGMS table with their types, in table order.
 
-    Of a domain it is the type below.
+    Of a domain it is the type below, however many domains stand between.
 
     :raises ApgmsError: ``database.missing_table``
     """
     rows = connection.execute(
-        "SELECT attname, CASE typtype WHEN 'd' THEN format_type(typbasetype, typtypmod)"
-        "   ELSE format_type(atttypid, atttypmod) END"
-        " FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid"
-        " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        "WITH RECURSIVE kind (attnum, attname, type, modifier) AS ("
+        "  SELECT attnum, attname, atttypid, atttypmod FROM pg_attribute"
+        "  WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
+        "  UNION ALL SELECT attnum, attname, typbasetype, typtypmod"
+        "  FROM kind JOIN pg_type ON oid = type AND typtype = 'd')"
+        " SELECT attname, format_type(type, modifier) FROM kind JOIN pg_type ON oid = type"
+        " WHERE typtype <> 'd' ORDER BY attnum",
         [table],
     ).fetchall()
     if not rows:

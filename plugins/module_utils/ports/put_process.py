@@ -73,7 +73,7 @@ def put_beside(put_many: Callable[[_Shared], None]) -> Iterator[Putter]:
 
 class _PutProcess:
     def __init__(self, put_many: Callable[[_Shared], None]) -> None:
-        self._put_here = put_many
+        self._put_many = put_many
         self._memory = mmap.mmap(-1, BATCHES * BATCH_BYTES)
         self._free = deque(range(BATCHES))
         self._begun: deque[_Batch] = deque()
@@ -87,7 +87,7 @@ class _PutProcess:
 
     def put(self, objects: Objects) -> None:
         if sum(len(part) for _key, parts in objects for part in parts) > BATCH_BYTES:
-            self._put_here([(key, b"".join(parts)) for key, parts in objects])
+            self._put_many([(key, b"".join(parts)) for key, parts in objects])
             return
         while not self._free:
             self._settle_oldest()
@@ -105,14 +105,15 @@ class _PutProcess:
     def end(self) -> None:
         """Let the process put what it was given, and wait for its end."""
         os.close(self._orders)
-        os.waitpid(self._pid, 0)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: nothing is left of it
+            os.waitpid(self._pid, 0)
         os.close(self._answers)
 
     def _settle_oldest(self) -> None:
         done = os.read(self._answers, 1)
         batch = self._begun.popleft()
         if not done:
-            self._put_here(self._objects(batch))
+            self._put_many(self._objects(batch))
         self._free.append(batch.number)
 
     def _shared(self, number: int, objects: Objects) -> _Batch:
@@ -120,7 +121,8 @@ class _PutProcess:
         places = []
         for key, parts in objects:
             begin = self._memory.tell()
-            deque(map(self._memory.write, parts), maxlen=0)
+            for part in parts:
+                self._memory.write(part)
             places.append((key, begin, self._memory.tell()))
         return _Batch(number, places)
 
@@ -134,7 +136,7 @@ class _PutProcess:
             _close_all_but({0, 1, 2, orders, answers})
             with os.fdopen(orders, "rb") as lines:
                 for line in lines:
-                    self._put_here(self._objects(_Batch(*json.loads(line))))
+                    self._put_many(self._objects(_Batch(*json.loads(line))))
                     os.write(answers, _DONE)
         finally:
             os._exit(0)

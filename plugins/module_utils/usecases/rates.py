@@ -21,7 +21,8 @@ from ..domain.tax.rates import (
     parse_catalog,
 )
 from ..errors import ApgmsError
-from ..ports.object_store import FolderStore, ObjectStore, read
+from ..ports.folder_store import FolderStore
+from ..ports.object_store import ObjectStore, read
 
 PUBLISHED = "rates/"
 """Prefix of the published catalogs in the object store."""

@@ -46,9 +46,16 @@ def read_checkpoint(note: bytes) -> Head:
     """
     text, _blank, tail = note.partition(b"\n\n")
     origin, size, root = text.decode().split("\n")
-    lines = [line.decode().split(" ") for line in tail.splitlines()]
-    signatures = [b64decode(line[2])[4:] for line in lines]
+    signatures = [_signature(line.decode()) for line in tail.splitlines()]
     return Head(origin, int(size), b64decode(root), text + b"\n", signatures)
+
+
+def _signature(line: str) -> bytes:
+    """Return the signature of a line ``- name key-id-and-signature``."""
+    parts = line.split(" ")
+    if len(parts) != 3:
+        raise ValueError("a signature line does not have three parts")
+    return b64decode(parts[2])[4:]
 
 
 class Tree:

@@ -80,7 +80,8 @@ def approved_catalog(order: Order, period_ids: list[str]) -> Catalog:
             "The rates are not those of the approved prototype run",
             where=str(order.rates_dir / catalog.rates_version),
             why=f"rates_version is {catalog.rates_version}; audit approved {approved}",
-            mend="make proto-release, have its manifest approved by audit, then run this again",
+            mend="ansible-playbook -i inventories/proto playbooks/proto_release.yml"
+            "  # have its manifest approved by audit, then run the same command again",
         )
     return catalog
 

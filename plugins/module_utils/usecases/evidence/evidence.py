@@ -19,7 +19,8 @@ from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
 from ...domain.release.manifest import Manifest, object_key
 from ...domain.release.release_state import State
 from ...errors import ApgmsError
-from ...ports.object_store import FolderStore, ObjectStore, read
+from ...ports.folder_store import FolderStore
+from ...ports.object_store import ObjectStore, read
 from ...ports.schema.migrate import migrate
 from ...ports.signer import Signer
 from ..acts.steps import Steps

@@ -49,7 +49,7 @@ def verify_chains_against_leaves(
     log = LedgerLog(store, policy)
     head = log.newest()
     with one_view(connection):
-        _require_count(connection, log, head)
+        _require_count(connection, log, head, policy.stack)
         ids = _ids(connection, list(chains))
         strange: list[int] = []
         places = _places(connection, log, ids, strange)
@@ -57,10 +57,10 @@ def verify_chains_against_leaves(
     if differing:
         raise differ(log, "log.rows_differ", differing, [])
     if strange and not growing:
-        raise _not_admitted(log, strange)
+        raise _not_admitted(log, strange, policy.stack)
 
 
-def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> None:
+def _require_count(connection: Connection, log: LedgerLog, head: LogHead, stack: str) -> None:
     highest = frontier(connection, log.origin)
     row = connection.execute("SELECT count(*) FROM owa_ledger WHERE id <= %s", [highest]).fetchone()
     count = (row[0] if row else 0) - len(late_ids(connection, log.origin))
@@ -70,8 +70,9 @@ def _require_count(connection: Connection, log: LedgerLog, head: LogHead) -> Non
             "Rows that the log admitted are gone from the ledger",
             where=f"table owa_ledger, log {log.origin}",
             why=f"the log has admitted {head.tree_size} rows; {count} of them are there",
-            mend="run ledger-snapshot with verify: full, which names them; then put them back under"
-            " a signed restore statement (docs/ledger-log.md, Restore)",
+            mend=f"make ledger-snapshot STACK={stack} ARGS='-e ledger_snapshot_verify=full'"
+            "  # names them; then put them back under a signed restore statement"
+            " (docs/ledger-log.md, Restore)",
         )
 
 
@@ -143,11 +144,11 @@ def _leaves(log: LedgerLog, head: LogHead, positions: Sequence[int]) -> Iterator
             yield joined[at : at + HASH_BYTES]
 
 
-def _not_admitted(log: LedgerLog, ids: list[int]) -> ApgmsError:
+def _not_admitted(log: LedgerLog, ids: list[int], stack: str) -> ApgmsError:
     return ApgmsError(
         "log.not_admitted",
         "Ledger rows are not in the log yet",
         where=f"table owa_ledger, log {log.origin}",
         why=f"rows {shown(compress(ids))} came after the last snapshot",
-        mend="take a new ledger snapshot and build the bundle again",
+        mend=f"make verify-rpt STACK={stack}  # takes a snapshot and builds a new bundle",
     )

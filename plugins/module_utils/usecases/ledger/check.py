@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ...domain.approval.policy import Policy
 from ...domain.ledger.leaf import OUTPUT_SETTINGS
@@ -27,15 +27,20 @@ from ...domain.ledger.recount import (
 )
 from ...errors import ApgmsError
 from ...libraries import cryptography_exceptions, psycopg, serialization, sql
-from ...ports.database import columns
-from ...ports.object_store import ObjectMissing, ObjectStore, read
+from ...ports.object_store import ObjectStore, read
+from ..acts.progress import Progress, say_into
 from .log import current_origin
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 SHOWN_IDS = 20
-
+ROWS_AT_ONCE = 5000
+T = TypeVar("T")
+_SIZE = re.compile(r"[0-9]{16}")
+_SEGMENT = re.compile(r"([0-9]{16})-[0-9]{16}")
+_COUNTED = ("id", "abn", "tax_type", "period_id", "amount_cents")
+"""The columns that are counted with."""
 
 Payouts = dict[str, list[tuple[ChainKey, int]]]
 """Plan digest to the payouts that its rollback let stand: chain and amount."""
@@ -58,6 +63,23 @@ class RecordedRollback(NamedTuple):
     def sizes(self) -> tuple[int | None, ...]:
         """The tree sizes before and after it."""
         return self.tree_size_before, self.tree_size_after
+
+
+class Row(NamedTuple):
+    """A row of the log; ``line`` is how it was archived."""
+
+    id: int
+    chain: ChainKey
+    cents: int
+    line: bytes
+
+
+class Segment(NamedTuple):
+    """Archived rows; ``header`` is the line that names their columns."""
+
+    header: bytes
+    names: list[str]
+    rows: list[Row]
 
 
 @dataclass
@@ -105,13 +127,18 @@ class Findings:
             self.problems.append(problem)
 
 
-def check_ledger(connection: Connection, store: ObjectStore, policy: Policy) -> Findings:
+def check_ledger(
+    connection: Connection,
+    store: ObjectStore,
+    policy: Policy,
+    progress: Progress | None = None,
+) -> Findings:
     """Check ledger, log and rollbacks as they stand in one view of the database.
 
     :raises ApgmsError: ``ledger_check.no_log``, ``ledger_check.unreadable``,
-        ``ledger_check.column_gone``, ``database.missing_table``,
-        ``object_store.unreachable``
+        ``ledger_check.column_gone``, ``database.missing_table``, ``object_store.*``
     """
+    progress = progress or Progress(say_into(None))
     findings = Findings(current_origin(store, policy))
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     try:
@@ -119,8 +146,8 @@ def check_ledger(connection: Connection, store: ObjectStore, policy: Policy) -> 
             for name, value in OUTPUT_SETTINGS.items():
                 connection.execute("SELECT set_config(%s, %s, true)", [name, value])
             rollbacks = _rollbacks(connection)
-            _check_log(connection, store, policy, rollbacks, findings)
-            _check_chains(connection, findings)
+            _check_log(connection, store, policy, rollbacks, findings, progress)
+            _check_chains(connection, findings, progress)
             _check_mirrors(connection, findings)
     finally:
         connection.isolation_level = None
@@ -135,18 +162,20 @@ def _check_log(
     policy: Policy,
     rollbacks: list[RecordedRollback],
     findings: Findings,
+    progress: Progress,
 ) -> None:
     head = _newest(store, policy, findings)
     findings.tree_size = head.size
     findings.rollbacks = len(rollbacks)
     recount = _Recount(rollbacks, _standing_payouts(connection, findings))
-    present = columns(connection, "owa_ledger")
-    for header, lines in _segments(store, findings.origin, head.size):
-        names = _fields(header)
-        _require_columns(findings.origin, names, present)
-        _compare_rows(connection, names, lines, findings)
-        for line in lines:
-            recount.add(names, header + line, line)
+    present = _columns(connection)
+    progress.begin()
+    for segment in _segments(store, findings.origin, head.size):
+        _require_columns(findings.origin, segment.names, present)
+        _compare_rows(connection, segment, findings)
+        for row in segment.rows:
+            recount.add(segment.header, row)
+        progress.done("Checking archived rows", recount.tree.size, head.size, "rows")
     findings.require(
         (recount.tree.size, recount.tree.root()) == (head.size, head.root),
         f"the archived rows do not give the root of the checkpoint of {head.size} rows",
@@ -155,7 +184,8 @@ def _check_log(
 
 
 def _newest(store: ObjectStore, policy: Policy, findings: Findings) -> Head:
-    keys = list(store.keys(f"log/{findings.origin}/checkpoint/"))
+    names = store.keys(f"log/{findings.origin}/checkpoint/")
+    keys = [key for key in names if _SIZE.fullmatch(key.rpartition("/")[2])]
     if not keys:
         raise ApgmsError(
             "ledger_check.no_log",
@@ -164,10 +194,7 @@ def _newest(store: ObjectStore, policy: Policy, findings: Findings) -> Head:
             why="no snapshot was ever taken",
             mend=f"make ledger-snapshot STACK={policy.stack}",
         )
-    try:
-        head = read_checkpoint(read(store, keys[-1]))
-    except ValueError as error:
-        raise _unreadable(store, keys[-1], str(error)) from None
+    head = _read(store, keys[-1], read_checkpoint)
     findings.require(
         head.origin == findings.origin and _signed(head, policy.log.key),
         f"the checkpoint {keys[-1]} is not signed with the log key that the policy pins",
@@ -186,16 +213,46 @@ def _signed(head: Head, pem: str) -> bool:
     return False
 
 
-def _segments(store: ObjectStore, origin: str, size: int) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield header and rows of each archived segment below ``size``, in order of position."""
+def _segments(store: ObjectStore, origin: str, size: int) -> Iterator[Segment]:
+    """Yield each archived segment below ``size``, in order of position."""
     for key in store.keys(f"log/{origin}/segment/"):
-        first = key.rpartition("/")[2].partition("-")[0]
-        if int(first) < size:
-            try:
-                header, *rows = read(store, key).splitlines(keepends=True)
-            except (ObjectMissing, ValueError) as error:
-                raise _unreadable(store, key, str(error)) from None
-            yield header, rows
+        name = _SEGMENT.fullmatch(key.rpartition("/")[2])
+        if name and int(name[1]) < size:
+            yield _read(store, key, _segment)
+
+
+def _read(store: ObjectStore, key: str, parse: Callable[[bytes], T]) -> T:
+    try:
+        return parse(read(store, key))
+    except ValueError as error:
+        raise ApgmsError(
+            "ledger_check.unreadable",
+            "An object of the ledger log cannot be read",
+            where=f"{store.url}/{key}",
+            why=str(error),
+            mend="restore this object from the object store's own versions",
+        ) from None
+
+
+def _segment(data: bytes) -> Segment:
+    """Return archived rows.
+
+    :raises ValueError: where these are none
+    """
+    header, *lines = data.splitlines(keepends=True) or [b""]
+    names = _fields(header)
+    if absent := [name for name in _COUNTED if name not in names]:
+        raise ValueError(f"its first line names no column {', '.join(absent)}")
+    return Segment(header, names, [_row(names, *line) for line in enumerate(lines, 2)])
+
+
+def _row(names: list[str], number: int, line: bytes) -> Row:
+    fields = _fields(line)
+    if len(fields) != len(names) or not line.endswith(b"\n"):
+        raise ValueError(f"line {number} is not a whole row of {len(names)} columns")
+    values = dict(zip(names, fields, strict=True))
+    chain = (values["abn"], values["tax_type"], values["period_id"])
+    return Row(int(values["id"]), chain, int(values["amount_cents"]), line)
 
 
 _ESCAPE = re.compile(r"\\(.)")
@@ -225,13 +282,11 @@ class _Recount:
         self._targets: dict[str, str] = {}
         self._sizes = {size for one in rollbacks for size in one.sizes}
 
-    def add(self, names: list[str], entry: bytes, line: bytes) -> None:
+    def add(self, header: bytes, row: Row) -> None:
         """Take in the next row of the log."""
         self._note()
-        self.tree.add(entry)
-        values = dict(zip(names, _fields(line), strict=True))
-        chain: ChainKey = (values["abn"], values["tax_type"], values["period_id"])
-        self._balances.add(chain, int(values["amount_cents"]))
+        self.tree.add(header + row.line)
+        self._balances.add(row.chain, row.cents)
 
     def verdict(self, findings: Findings) -> None:
         """Hold each rollback against what was counted."""
@@ -270,36 +325,42 @@ class _Recount:
                 self._targets[one.plan_sha256] = self._balances.digest(further)
 
 
-def _compare_rows(
-    connection: Connection, names: list[str], lines: list[bytes], findings: Findings
-) -> None:
+def _compare_rows(connection: Connection, segment: Segment, findings: Findings) -> None:
     """Compare archived rows with the ledger's, column by column as they print."""
-    place = names.index("id")
-    archived = {int(line.rstrip(b"\n").split(b"\t")[place]): line for line in lines}
+    place = segment.names.index("id")
+    archived = {row.id: row.line for row in segment.rows}
+    names = sql.SQL(", ").join(sql.SQL("l.{}").format(sql.Identifier(n)) for n in segment.names)
     query = sql.SQL("COPY (SELECT {} FROM owa_ledger AS l WHERE id = ANY({})) TO STDOUT").format(
-        sql.SQL(", ").join(sql.SQL("l.{}").format(sql.Identifier(name)) for name in names),
-        sql.Literal(list(archived)),
+        names, sql.Literal(list(archived))
     )
     with connection.cursor().copy(query) as found:
         for line in map(bytes, found):
             row_id = int(line.rstrip(b"\n").split(b"\t")[place])
+            then = archived.pop(row_id, None)
+            if then is None:
+                findings.row("repeated id", row_id)
+                continue
             findings.admitted += 1
-            if archived.pop(row_id) != line:
+            if then != line:
                 findings.row("changed row", row_id)
     for row_id in archived:
         findings.row("missing row", row_id)
 
 
-def _check_chains(connection: Connection, findings: Findings) -> None:
-    [(without,)] = connection.execute("SELECT count(*) FROM owa_ledger WHERE id IS NULL").fetchall()
+def _check_chains(connection: Connection, findings: Findings, progress: Progress) -> None:
+    [(total, without)] = connection.execute(
+        "SELECT count(*), count(*) - count(id) FROM owa_ledger"
+    ).fetchall()
     findings.require(not without, f"{without} rows have no id, so no log can have admitted them")
+    progress.done("Checking chains", 0, total, "rows")
+    progress.begin()
     last: Entry | None = None
     chain: tuple[Any, ...] = ()
     for *key, row_id, amount, balance, receipt, prev, link in connection.cursor().stream(
         "SELECT l.abn, l.tax_type, l.period_id, l.id, l.amount_cents, l.balance_after_cents,"
         " l.bank_receipt_hash, l.prev_hash, l.hash_after FROM owa_ledger AS l"
         " ORDER BY l.abn, l.tax_type, l.period_id, l.id",
-        size=5000,
+        size=ROWS_AT_ONCE,
     ):
         entry = Entry(row_id, amount, balance, receipt, prev, link)
         if tuple(key) != chain:
@@ -309,6 +370,8 @@ def _check_chains(connection: Connection, findings: Findings) -> None:
             findings.row(wrong, row_id)
         findings.rows += 1
         last = entry
+        if findings.rows % ROWS_AT_ONCE == 0:
+            progress.done("Checking chains", findings.rows, total, "rows")
 
 
 def _check_mirrors(connection: Connection, findings: Findings) -> None:
@@ -357,7 +420,15 @@ def _rollbacks(connection: Connection) -> list[RecordedRollback]:
     return [RecordedRollback(*row) for row in connection.execute(query.encode())]
 
 
-def _require_columns(origin: str, names: list[str], present: Container[str]) -> None:
+def _columns(connection: Connection) -> set[str]:
+    found = connection.execute(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass('owa_ledger')"
+        " AND attnum > 0 AND NOT attisdropped"
+    )
+    return {name for (name,) in found}
+
+
+def _require_columns(origin: str, names: list[str], present: set[str]) -> None:
     gone = [name for name in names if name not in present]
     if gone:
         raise ApgmsError(
@@ -372,13 +443,3 @@ def _require_columns(origin: str, names: list[str], present: Container[str]) -> 
 def _some(ids: list[int]) -> str:
     more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
     return ", ".join(map(str, ids[:SHOWN_IDS])) + more
-
-
-def _unreadable(store: ObjectStore, key: str, why: str) -> ApgmsError:
-    return ApgmsError(
-        "ledger_check.unreadable",
-        "An object of the ledger log cannot be read",
-        where=f"{store.url}/{key}",
-        why=why,
-        mend="restore this object from the object store's own versions",
-    )

@@ -45,7 +45,7 @@ def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> 
     name = _cosigner(policy, signer)
     head = log.newest()
     if not head.note:
-        raise _nothing(log)
+        raise _nothing(log, policy.stack)
     before = log.cosigned(name) or LogHead(log.origin, 0, b"", b"")
     if name in log.cosignatures(head):
         return Cosigned(head, name, before.tree_size, 0, None)
@@ -96,11 +96,11 @@ def _cosigner(policy: Policy, signer: Signer) -> str:
     )
 
 
-def _nothing(log: LedgerLog) -> ApgmsError:
+def _nothing(log: LedgerLog, stack: str) -> ApgmsError:
     return ApgmsError(
         "log.nothing_to_cosign",
         "There is no checkpoint to confirm",
         where=log.at(log.key("checkpoint/")),
         why="no ledger snapshot has been taken",
-        mend="make ledger-snapshot STACK=prod",
+        mend=f"make ledger-snapshot STACK={stack}",
     )

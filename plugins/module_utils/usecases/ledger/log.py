@@ -475,6 +475,6 @@ def tile_damaged(where: str, why: str) -> ApgmsError:
         "A hash tile of the ledger log is damaged",
         where=where,
         why=why,
-        mend="restore this object from the object store's own versions, then run "
-        "ledger-snapshot with verify: full",
+        mend="restore this object from the object store's own versions, then: "
+        "make ledger-snapshot STACK=$STACK ARGS='-e ledger_snapshot_verify=full'",
     )

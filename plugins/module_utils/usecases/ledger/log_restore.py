@@ -51,7 +51,7 @@ def open_origin(
         ``approval.waiting`` where the restore statement is not there yet
     """
     log = open_log(connection, store, policy)
-    _require_broken(connection, log)
+    _require_broken(connection, log, policy.stack)
     document = canonical(_document(log))
     subject = {"act": ACT, "sha256": sha256_hex(document)}
     signed = require_statement(
@@ -81,7 +81,7 @@ def _document(log: LedgerLog) -> dict[str, Any]:
     }
 
 
-def _require_broken(connection: Connection, log: LedgerLog) -> None:
+def _require_broken(connection: Connection, log: LedgerLog, stack: str) -> None:
     try:
         _recorded, head = compare_heads(connection, log)
         with one_view(connection):
@@ -97,5 +97,5 @@ def _require_broken(connection: Connection, log: LedgerLog) -> None:
         "A new origin of the ledger log is not needed",
         where=f"log {log.origin}",
         why="the database and the log agree, so a restore statement has nothing to approve",
-        mend="run ledger-snapshot without a restore statement",
+        mend=f"make ledger-snapshot STACK={stack}  # with ledger_snapshot_restore at false",
     )

@@ -447,9 +447,12 @@ def _settle(connection: Connection) -> None:
 
 
 def _writers(connection: Connection) -> Iterator[Writer]:
+    """Yield who is writing the table or a part of it; who writes a partition locks that alone."""
     found: Iterable[Any] = connection.execute(
-        "SELECT DISTINCT virtualtransaction, pid FROM pg_locks"
-        " WHERE locktype = 'relation' AND relation = to_regclass(%s) AND granted"
+        "WITH RECURSIVE part (relid) AS (SELECT to_regclass(%s)::oid"
+        "  UNION SELECT inhrelid FROM pg_inherits JOIN part ON inhparent = relid)"
+        " SELECT DISTINCT virtualtransaction, pid FROM pg_locks"
+        " WHERE locktype = 'relation' AND relation IN (SELECT relid FROM part) AND granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         " AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',"
         "              'AccessExclusiveLock')"

@@ -19,6 +19,7 @@ from ...domain.release.rollback_plan import ChainChange, balances_digest
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
 from ...ports.database import whole_tables
+from ..ledger.rows import MOST_ID
 from ..release.effects import payout_uuid
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def prepare(connection: Connection, origin: str, target_tree_size: int) -> None:
 
     :param origin: the log that the target's manifest names
     """
-    kept = connection.execute(_KEPT, {"origin": origin, "size": target_tree_size}).fetchone()
+    target = {"origin": origin, "size": target_tree_size, "most": MOST_ID}
+    kept = connection.execute(_KEPT, target).fetchone()
     literal = sql.Literal(kept[0] if kept else "{}")
     connection.execute("SELECT set_config('work_mem', %s, true)", [WORK_MEM])
     for statement in (_DROP, _ORIGINALS, _STANDING, _CHAINS, *_ANALYZE):
@@ -233,14 +235,16 @@ def _copy_mapping(connection: Connection, chunk: list[Mirror]) -> None:
         table.write("".join(lines))
 
 
-# an extent without a list has all ids from its first to its last
+# an extent without a list has all ids from its first to its last; a range that ends at the highest
+# id there is has no end, as none can stand behind it
 _KEPT = """
-SELECT coalesce(range_agg(kept), '{}')::text FROM (
-    SELECT first_id, last_id, ids, least(%(size)s - first_position, last_id - first_id + 1) AS rows
+SELECT coalesce(range_agg(int8range(first, nullif(last, %(most)s), '[]')), '{}')::text FROM (
+    SELECT first_id, last_id, ids, %(size)s - first_position AS rows
     FROM apgms_release.ledger_extent WHERE origin = %(origin)s AND first_position < %(size)s
 ) AS extent CROSS JOIN LATERAL (
-    SELECT int8range(first_id, first_id + rows - 1, '[]') WHERE ids IS NULL
-    UNION ALL SELECT int8range(id, id, '[]') FROM unnest(ids[:rows::int]) AS id) AS span (kept)
+    SELECT first_id, first_id + least(rows - 1, last_id - first_id) WHERE ids IS NULL
+    UNION ALL SELECT id, id FROM unnest(ids[:least(rows, cardinality(ids))::int]) AS id
+) AS span (first, last)
 """
 _DROP = (
     "DROP TABLE IF EXISTS pg_temp.rollback_original, pg_temp.rollback_standing,"
@@ -250,7 +254,7 @@ _ANALYZE = ("ANALYZE rollback_original", "ANALYZE rollback_chain")
 _ORIGINALS = """
 CREATE TEMP TABLE rollback_original ON COMMIT DROP AS
 SELECT id, abn, tax_type, period_id, transfer_uuid, amount_cents FROM owa_ledger l
-WHERE NOT id <@ {kept}::int8multirange
+WHERE NOT id::bigint <@ {kept}::int8multirange
   AND NOT EXISTS (SELECT FROM apgms_release.mirror m WHERE m.original_id = l.id)
   AND NOT EXISTS (SELECT FROM apgms_release.mirror m WHERE m.mirror_uuid = l.transfer_uuid)
 """
@@ -275,7 +279,7 @@ _CHAINS = """
 CREATE TEMP TABLE rollback_chain ON COMMIT DROP AS
 WITH tail AS (
     SELECT abn, tax_type, period_id, max(id) AS tail_id,
-           max(id) FILTER (WHERE id <@ {kept}::int8multirange) AS target_id
+           max(id) FILTER (WHERE id::bigint <@ {kept}::int8multirange) AS target_id
     FROM owa_ledger GROUP BY abn, tax_type, period_id)
 SELECT tail.*, today.balance_after_cents AS balance_cents, today.hash_after AS tail_hash,
        coalesce(target.balance_after_cents, 0) AS target_balance_cents

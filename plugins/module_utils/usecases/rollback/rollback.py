@@ -223,7 +223,8 @@ def _damaged(ports: Ports) -> ApgmsError:
         where=f"owa_ledger, rows {damage.words}",
         why=f"they are not in the ledger as the log {damage.origin} archived them",
         mend="put missing rows back from the archived segments under a signed restore statement:"
-        f" ansible-playbook -i inventories/{ports.policy.stack} playbooks/restore.yml"
+        f" STACK={ports.policy.stack} ansible-playbook -i inventories/{ports.policy.stack}"
+        " playbooks/restore.yml"
         " (docs/rollback.md, Damaged ledger); then run the same command again",
         **damage_result(damage),
     )

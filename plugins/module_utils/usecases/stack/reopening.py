@@ -12,7 +12,8 @@ from ...domain.release.manifest import object_key
 from ...errors import ApgmsError
 from ...ports.clock import DatabaseClock, iso_utc, parse_utc
 from ...ports.database import rehearsal
-from ...ports.object_store import ObjectStore, OverlayStore
+from ...ports.object_store import ObjectStore
+from ...ports.overlay_store import OverlayStore
 from ..acts.journal import Journal
 from ..approvals.approvals import require_statement, used_for
 from ..approvals.policy import load_policy

@@ -1,0 +1,174 @@
+# GNU General Public License v3.0+ (see COPYING)
+"""An object store in an S3 bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+from ..errors import ApgmsError
+from ..libraries import boto3, botocore
+from .object_store import CHUNK_BYTES, ObjectMissing, read, require_same, unreachable
+from .put_process import Objects, PutHere, Putter
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REQUESTS_AT_ONCE = 8
+BATCHES_AT_ONCE = 4
+CONNECTIONS = (1 + BATCHES_AT_ONCE) * REQUESTS_AT_ONCE
+"""A pool with room for the threads of as many batches, and one that reads."""
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class S3Store:
+    """Objects in a bucket; puts are conditional (``If-None-Match: *``)."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._endpoint = endpoint
+        self._client_made: S3Client | None = None
+
+    def put_new(self, key: str, data: bytes | Path) -> bool:
+        with contextlib.ExitStack() as stack:
+            body = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + key, Body=body, IfNoneMatch="*"
+                )
+            except botocore.exceptions.ClientError as error:
+                if _status(error) != 412:
+                    raise _unreachable(self.url, error) from error
+            except botocore.exceptions.BotoCoreError as error:
+                raise _unreachable(self.url, error) from error
+            else:
+                return True
+        # 412 also answers botocore's own retry of a put whose reply was lost: compare.
+        require_same(self, key, data)
+        return False
+
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        self._client  # noqa: B018 - made before threads share it
+        for _new in _in_order(lambda new: self.put_new(*new), objects, REQUESTS_AT_ONCE):
+            pass
+
+    @contextlib.contextmanager
+    def putting(self) -> Iterator[Putter]:
+        with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+            yield _PutInThreads(self, pool)
+
+    def open(self, key: str) -> IO[bytes]:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+        except botocore.exceptions.ClientError as error:
+            if _status(error) == 404:
+                raise ObjectMissing(self.url, key) from None
+            raise _unreachable(self.url, error) from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise _unreachable(self.url, error) from error
+        return cast("IO[bytes]", io.BufferedReader(_S3Body(answer["Body"], self.url), CHUNK_BYTES))
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        self._client  # noqa: B018 - made before threads share it
+        return _in_order(lambda key: read(self, key), keys, REQUESTS_AT_ONCE)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        try:
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield entry["Key"].removeprefix(self._prefix)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise _unreachable(self.url, error) from error
+
+    @property
+    def _client(self) -> S3Client:
+        if self._client_made is None:
+            try:
+                self._client_made = boto3.client(
+                    "s3",
+                    endpoint_url=self._endpoint,
+                    config=botocore.config.Config(max_pool_connections=CONNECTIONS),
+                )
+            except (botocore.exceptions.BotoCoreError, ValueError) as error:
+                raise _unreachable(self.url, error) from error
+        return self._client_made
+
+
+class _PutInThreads:
+    """Puts a few batches at once, each in a thread."""
+
+    def __init__(self, store: S3Store, pool: ThreadPoolExecutor) -> None:
+        self._here = PutHere(store.put_many)
+        self._pool = pool
+        self._begun: deque[Future[None]] = deque()
+
+    def put(self, objects: Objects) -> None:
+        if len(self._begun) > BATCHES_AT_ONCE:
+            self._begun.popleft().result()
+        self._begun.append(self._pool.submit(self._here.put, objects))
+
+    def settle(self) -> None:
+        while self._begun:
+            self._begun.popleft().result()
+
+
+class _S3Body(io.RawIOBase):
+    """The body of an answer, with the faults of its connection in the operator's words."""
+
+    def __init__(self, body: Any, url: str) -> None:
+        self._body = body
+        self._url = url
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._body.readinto(buffer))
+        except botocore.exceptions.BotoCoreError as error:
+            raise _unreachable(self._url, error) from error
+
+    def close(self) -> None:
+        self._body.close()
+        super().close()
+
+
+def _in_order(action: Callable[[A], R], items: Iterable[A], threads: int) -> Iterator[R]:
+    """Yield what ``action`` returns for each item, in their order; where it raises, so does this.
+
+    Items are taken as threads become free. All actions have ended once the iterator has.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            if len(pending) > threads:
+                yield pending.popleft().result()
+            pending.append(pool.submit(action, item))
+        while pending:
+            yield pending.popleft().result()
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _unreachable(url: str, error: Exception) -> ApgmsError:
+    if isinstance(error, botocore.exceptions.ProfileNotFound):
+        mend = "aws configure list-profiles  # set AWS_PROFILE to one of them, then run the same"
+        return unreachable(url, error, f"{mend} command again")
+    profile = shlex.quote(os.environ.get("AWS_PROFILE", "default"))
+    mend = f"aws sso login --profile {profile}  # or correct apgms_object_store, or its rights"
+    return unreachable(url, error, f"{mend}; then run the same command again")

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,6 +78,19 @@ def archived_extents(log: LedgerLog, snapshot: LogSnapshot, after: int | None) -
     late = 0 if after is None else bisect_right(ids, after)
     yield from extents([ids[:late]])
     yield from extents([ids[late:]])
+
+
+def require_never_planned(log: LedgerLog, ids: Sequence[int]) -> None:
+    """Require of late ids, ascending, that no snapshot has admitted them, whatever the database says.
+
+    :raises ApgmsError: ``log.rows_differ``
+    """
+    for size in [0, *log.sizes()] if ids else ():
+        plan = log.plan(size)
+        for one in plan.extents if plan else ():
+            there = ids[bisect_left(ids, one.first) : bisect_right(ids, one.last)]
+            if there and (one.gapless or not set(there).isdisjoint(one.ids())):
+                raise differ(log, "log.rows_differ", [], [])
 
 
 def require_as_planned(
@@ -177,8 +190,8 @@ def differ(
         return ApgmsError(
             reason,
             "The database's record of the ledger log is not what the log says",
-            where=f"table apgms_release.ledger_extent, log {log.origin}",
-            why="the ledger has every archived row, yet not at the positions that the table gives",
+            where=f"tables ledger_extent and ledger_checkpoint in apgms_release, log {log.origin}",
+            why="the ids that they give to the positions of the log are not those of its rows",
             mend="restore the tables of the schema apgms_release from a backup, or open a new "
             "origin under a signed restore statement (docs/ledger-log.md, Restore)",
         )

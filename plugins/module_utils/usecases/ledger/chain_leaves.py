@@ -21,8 +21,8 @@ from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress
 from .archive import differ
 from .log import LedgerLog, LogHead
-from .records import column_epochs, frontier, late_ids, positions
-from .rows import one_view, rows
+from .records import column_epochs, frontier, is_whole, late_ids, positions
+from .rows import one_view, require_unique_ids, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -49,11 +49,14 @@ def verify_chains_against_leaves(
     log = LedgerLog(store, policy)
     head = log.newest()
     with one_view(connection):
+        require_unique_ids(connection)
+        if not is_whole(connection, log.origin, head.tree_size):
+            raise differ(log, "log.rows_differ", [], [])
         _require_count(connection, log, head, policy.stack)
         ids = _ids(connection, list(chains))
         strange: list[int] = []
         places = _places(connection, log, ids, strange)
-        differing = compress(_differing(connection, log, head, places, len(ids), progress))
+        differing = compress(sorted(_differing(connection, log, head, places, len(ids), progress)))
     if differing:
         raise differ(log, "log.rows_differ", differing, [])
     if strange and not growing:
@@ -106,7 +109,7 @@ def _differing(
     total: int,
     progress: Progress | None,
 ) -> Iterator[int]:
-    """Yield the ids of the rows that are not those of their leaves, ascending."""
+    """Yield the ids of the rows that are not those of their leaves."""
     epochs = column_epochs(connection, log.origin)
     done = 0
     if progress is not None:

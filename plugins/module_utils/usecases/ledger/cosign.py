@@ -9,10 +9,12 @@ store and his own copy of the policy, no database.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...domain.approval.policy import Policy
 from ...domain.ledger import checkpoint as notes
 from ...domain.ledger.leaf import leaf_hashes, line
+from ...domain.ledger.tree import TreeBuilder
 from ...errors import ApgmsError
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
@@ -61,26 +63,40 @@ def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
     builder = log.builder(before.tree_size)
     known = log.snapshot(before.tree_size).namespaces if before.note else {}
     for snapshot in admitted_later(log, before.tree_size):
-        namespaces = Namespaces(known, snapshot.columns)
-        totals = Totals(snapshot.columns)
-        for segment in segments(log, snapshot):
-            leaves = leaf_hashes(line(segment.columns), segment.lines)
-            builder.append(leaves)
-            namespaces.add(segment.lines, leaves)
-            totals.add(segment.lines)
+        counted = _counted(log, snapshot, builder, known)
+        if builder.root() != log.head(snapshot.tree_size).root:
+            where = log.at(log.key("segment/"))
+            raise forked(where, "the archived rows do not give the signed root")
+        _require_as_counted(log, snapshot, builder.root(), counted)
         known = snapshot.namespaces
-        if known != namespaces.document(totals.found()):
-            raise _other_namespaces(log, snapshot)
-    if builder.root() != head.root:
-        raise forked(log.at(log.key("segment/")), "the archived rows do not give the signed root")
     return builder.size - before.tree_size
 
 
-def _other_namespaces(log: LedgerLog, snapshot: LogSnapshot) -> ApgmsError:
-    return object_damaged(
-        log.at(log.snapshot_key(snapshot.tree_size)),
-        "the archived rows do not have the totals and digests that it gives by namespace",
-    )
+def _counted(
+    log: LedgerLog, snapshot: LogSnapshot, builder: TreeBuilder, known: dict[str, Any]
+) -> dict[str, Any]:
+    """Append a snapshot's rows; return what they make of the namespaces known before."""
+    namespaces, totals = Namespaces(known, snapshot.columns), Totals(snapshot.columns)
+    for segment in segments(log, snapshot):
+        leaves = leaf_hashes(line(segment.columns), segment.lines)
+        builder.append(leaves)
+        namespaces.add(segment.lines, leaves)
+        totals.add(segment.lines)
+    return namespaces.document(totals.found())
+
+
+def _require_as_counted(
+    log: LedgerLog, snapshot: LogSnapshot, root: bytes, counted: dict[str, Any]
+) -> None:
+    where = log.at(log.snapshot_key(snapshot.tree_size))
+    if snapshot.root != root:
+        raise object_damaged(where, "its root is not that of its checkpoint")
+    rows = sum(entry["rows"] for entry in counted.values())
+    if snapshot.namespaces != counted or rows != snapshot.tree_size:
+        raise object_damaged(
+            where,
+            "the archived rows do not have the totals and digests that it gives by namespace",
+        )
 
 
 def _cosigner(policy: Policy, signer: Signer) -> str:

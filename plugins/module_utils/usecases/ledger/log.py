@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
@@ -40,6 +40,7 @@ FIELDS = {
 }
 """What each kind of document must say."""
 TILES_KEPT = 256
+Parsed = TypeVar("Parsed")
 _SIZE = re.compile(r"[0-9]{16}")
 _SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
 _GENERATION = re.compile(r"[0-9]{4,}")
@@ -317,7 +318,8 @@ class LedgerLog:
                 tuple(parse_extent(first, runs) for first, runs in document[name])
                 for name in ("late", "fresh")
             )
-            return Plan(tuple(document["columns"]), late, fresh)
+            plan = Plan(tuple(document["columns"]), late, fresh)
+            return _in_full(plan, plan.document(self.origin, size), document)
         except (AttributeError, TypeError, ValueError) as error:
             raise object_damaged(self.at(key), str(error)) from None
 
@@ -335,7 +337,7 @@ class LedgerLog:
             return _parse_snapshot(self._document(key, SNAPSHOT_SCHEMA, size))
         except ObjectMissing:
             raise object_missing(self.at(key), "its checkpoint is stored, it is not") from None
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise object_damaged(self.at(key), str(error)) from None
 
     def put_snapshot(self, snapshot: LogSnapshot) -> None:
@@ -403,7 +405,7 @@ class LedgerLog:
 
 
 def _parse_snapshot(said: dict[str, Any]) -> LogSnapshot:
-    return LogSnapshot(
+    parsed = LogSnapshot(
         said["origin"],
         int(said["tree_size"]),
         bytes.fromhex(said["root"]),
@@ -412,6 +414,21 @@ def _parse_snapshot(said: dict[str, Any]) -> LogSnapshot:
         tuple((int(first), int(end)) for first, end in said["segments"]),
         dict(said["namespaces"]),
     )
+    ends = [parsed.previous_size, *(end for _first, end in parsed.segments)]
+    begins = [*(first for first, _end in parsed.segments), parsed.tree_size]
+    if ends != begins or any(first >= end for first, end in parsed.segments):
+        raise ValueError("its segments do not lead from the size before to its own")
+    for entry in parsed.namespaces.values():
+        bytes.fromhex(entry["rows_sha256"])
+        for counted in (entry, *entry["periods"].values()):
+            int(counted["balance_cents"]) + counted["rows"]
+    return _in_full(parsed, parsed.document(), said)
+
+
+def _in_full(parsed: Parsed, document: dict[str, Any], said: dict[str, Any]) -> Parsed:
+    if document != said:
+        raise ValueError("it says something else than its format has")
+    return parsed
 
 
 def current_origin(store: ObjectStore, policy: Policy) -> str:

@@ -18,7 +18,14 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import admitted_later, differ, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
-from .records import admitted, column_epochs, open_log, recorded_generation, recorded_head
+from .records import (
+    admitted,
+    column_epochs,
+    is_whole,
+    open_log,
+    recorded_generation,
+    recorded_head,
+)
 from .rows import one_view, require_ledger, rows
 
 if TYPE_CHECKING:
@@ -61,6 +68,8 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
         edge = ", ".join(tile.path for tile in edge_tiles(head.tree_size))
         raise tile_damaged(log.at(log.key("tile/")), f"the right edge ({edge}) has another root")
     _require_recorded(log, recorded, head)
+    if not is_whole(connection, log.origin, recorded.tree_size):
+        raise differ(log, "log.rows_differ", [], [])
     cosigned = log.cosigned()
     if cosigned is not None:
         log.require_prefix(cosigned, head)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from ...domain.ledger.extent import Scan, scans
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
@@ -21,8 +22,8 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
 from .archive import admitted_later, all_segments, compare, differ, segment_damaged
 from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
-from .records import admitted_scans, column_epochs, late_ids
-from .rows import ROWS_AT_ONCE, one_view, scanned
+from .records import admitted, admitted_scans, column_epochs, late_ids
+from .rows import ROWS_AT_ONCE, one_view, scanned, sees_one_state
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -64,7 +65,7 @@ def verify_history(
         damaged.extend(_damaged(log, tiles))
         progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
     if builder.size != head.tree_size or builder.root() != head.root:
-        raise rows_that_differ(connection, log)
+        raise rows_that_differ(connection, log, "log.rows_differ")
     if damaged:
         raise _damage(log, damaged)
     return builder
@@ -74,7 +75,9 @@ def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Itera
     stored = [each for snapshot in admitted_later(log, 0) for each in snapshot.segments]
     late = late_ids(connection, log.origin)
     for begin, end, columns in column_epochs(connection, log.origin):
-        selected = admitted_scans(connection, log.origin, begin, end, late)
+        selected: Iterable[Scan] = admitted_scans(connection, log.origin, begin, end, late)
+        if not sees_one_state(connection):
+            selected = scans(admitted(connection, log.origin, begin, end))
         with contextlib.closing(scanned(connection, columns, selected)) as source:
             for first, until in stored:
                 if begin <= first < end:
@@ -139,7 +142,7 @@ def _named(log: LedgerLog, keys: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def rows_that_differ(connection: Connection, log: LedgerLog) -> ApgmsError:
+def rows_that_differ(connection: Connection, log: LedgerLog, reason: str) -> ApgmsError:
     """Compare the ledger with the archive and return the refusal that names the rows."""
     with one_view(connection):
-        return differ(log, "log.rows_differ", *compare(connection, all_segments(log)))
+        return differ(log, reason, *compare(connection, all_segments(log)))

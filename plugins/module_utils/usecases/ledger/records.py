@@ -124,6 +124,29 @@ def record(
                 position += one.size
 
 
+def is_whole(connection: Connection, origin: str, size: int) -> bool:
+    """Return whether each position of the tree of ``size`` leaves has one id, and its columns."""
+    row = connection.execute(_WHOLE, {"origin": origin, "size": size}).fetchone()
+    return row == (True,)
+
+
+_WHOLE = """
+WITH sized AS (
+    SELECT first_position, CASE WHEN ids IS NULL THEN last_id::numeric - first_id + 1
+        WHEN ids[1] = first_id AND ids[cardinality(ids)] = last_id
+         AND array_position(ids, NULL) IS NULL THEN cardinality(ids) END AS size
+    FROM apgms_release.ledger_extent WHERE origin = %(origin)s),
+placed AS (
+    SELECT size, first_position = coalesce(sum(size) OVER (ORDER BY first_position
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS follows FROM sized)
+SELECT coalesce(sum(size), 0) = %(size)s AND coalesce(bool_and((follows AND size > 0) IS TRUE), true)
+   AND (SELECT coalesce(max(tree_size), 0) = %(size)s
+           AND coalesce(bool_and(array_position(columns, NULL) IS NULL), true)
+        FROM apgms_release.ledger_checkpoint WHERE origin = %(origin)s)
+FROM placed
+"""
+
+
 def column_epochs(connection: Connection, origin: str) -> list[tuple[int, int, tuple[str, ...]]]:
     """Return (first position, end, columns): which columns the leaves at which positions cover."""
     epochs: list[tuple[int, int, tuple[str, ...]]] = []

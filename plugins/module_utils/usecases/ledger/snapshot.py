@@ -29,7 +29,13 @@ from ...ports.object_store import ObjectStore
 from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
-from .archive import admitted_later, archived_extents, require_as_planned, rows_gone
+from .archive import (
+    admitted_later,
+    archived_extents,
+    require_as_planned,
+    require_never_planned,
+    rows_gone,
+)
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
 from .log import LedgerLog, LogHead, LogSnapshot, Plan
@@ -54,6 +60,7 @@ from .rows import (
     require_values,
     same_view_beside,
     scanned,
+    sees_one_state,
     wait_for_writers,
 )
 
@@ -238,15 +245,15 @@ def take_snapshot(
         try:
             head = _catch_up(connection, log)
         except ApgmsError as error:
-            if verify == "full" and error.reason == "log.rows_differ":
-                raise rows_that_differ(connection, log) from None
+            if verify == "full" and error.reason in ("log.rows_differ", "log.database_behind"):
+                raise rows_that_differ(connection, log, error.reason) from None
             raise
         seen = _seen(connection, log, head, clock, wait_seconds)
-        own_view = is_idle(connection)
         rows = seen.new_rows + (head.tree_size if verify == "full" else 0)
-        beside = own_view and rows >= MANY_ROWS and not being_written(connection, clock)
+        many = is_idle(connection) and rows >= MANY_ROWS
+        beside = many and not being_written(connection, clock)
         with one_view(connection):
-            admission = _planned(connection, log, head, seen, own_view)
+            admission = _planned(connection, log, head, seen)
             done = progress or Progress(say_into(None))
             return _take(connection, log, signer, admission, beside, verify, done)
 
@@ -272,24 +279,21 @@ def _seen(
     return _Seen(None, after, newest, wait_for_writers(connection, clock, wait_seconds))
 
 
-def _planned(
-    connection: Connection, log: LedgerLog, head: LogHead, seen: _Seen, own_view: bool
-) -> _Admission:
-    """Decide which rows the snapshot admits.
-
-    :param own_view: whether they are read in the state of the ledger in which this is decided;
-        where they are not, each is read by its id
-    """
+def _planned(connection: Connection, log: LedgerLog, head: LogHead, seen: _Seen) -> _Admission:
+    """Decide which rows the snapshot admits, and how they are read."""
     plan, after, newest, unfinished = seen
     without: list[IdRange] = []
     if plan is not None:
         require_new(connection, log, head.tree_size, plan, after)
         without = require_as_planned(connection, log, head.tree_size, plan)
     else:
-        late = extents([late_ids(connection, log.origin)]) if head.tree_size else []
+        found = late_ids(connection, log.origin) if head.tree_size else []
+        require_never_planned(log, found)
         fresh = [] if newest is None else extents_between(connection, after, newest)
-        plan = Plan(tuple(ledger_columns(connection)), tuple(late), tuple(fresh))
-    selected = plan.scans(without) if own_view else list(scans(ranges_of(plan.extents)))
+        plan = Plan(tuple(ledger_columns(connection)), tuple(extents([found])), tuple(fresh))
+    selected = plan.scans(without)
+    if not sees_one_state(connection):
+        selected = list(scans(ranges_of(plan.extents)))
     require_values(connection, selected)
     return _Admission(head, after, plan, selected, unfinished)
 

@@ -1,0 +1,196 @@
+"""What the database and the store say of the log, tampered with: nothing wrong is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
+    canonical,
+)
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
+from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
+from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import log_verify
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
+    verify_chains_against_leaves,
+)
+from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
+
+RECORD = "apgms_release.ledger_extent"
+CHECKPOINT = "apgms_release.ledger_checkpoint"
+
+
+@pytest.fixture
+def stack(database_url: str, tmp_path: Path) -> Stack:
+    """A log of two snapshots, 10 and 400 rows, of which the ids 100 to 149 are missing."""
+    made = make_stack(database_url, tmp_path)
+    writer = LedgerWriter(3)
+    fill(made, writer, 10)
+    made.snapshot()
+    fill(made, writer, 89)
+    made.execute("SELECT setval('owa_ledger_id_seq', 149)")
+    fill(made, writer, 301)
+    assert made.snapshot().tree_size == 400
+    for table in (RECORD, CHECKPOINT):
+        made.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+    return made
+
+
+def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
+    with psycopg.connect(stack.url, autocommit=True) as connection:
+        writer.load(connection, count)
+
+
+def insert_as(stack: Stack, row_id: int) -> None:
+    statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
+    stack.execute(statement, row_id, *LedgerWriter(3, seed=row_id).row())
+
+
+def reason(act: Callable[..., Any], **options: Any) -> str:
+    with pytest.raises(ApgmsError) as caught:
+        act(**options)
+    return caught.value.reason
+
+
+def verify_released(stack: Stack) -> None:
+    chains = stack.execute("SELECT DISTINCT abn, tax_type, period_id FROM owa_ledger")
+    with stack.connection() as connection:
+        verify_chains_against_leaves(
+            connection, stack.store, stack.policy, [Chain(*chain) for chain in chains]
+        )
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        f"DELETE FROM {RECORD} WHERE first_position = 0",
+        f"UPDATE {RECORD} SET last_id = last_id + 5 WHERE last_id = 450",
+        f"UPDATE {RECORD} SET first_position = first_position + 1 WHERE last_id = 450",
+        f"UPDATE {RECORD} SET ids[3] = NULL WHERE ids IS NOT NULL",
+        f"UPDATE {RECORD} SET ids = ids || last_id WHERE ids IS NOT NULL",
+        f"UPDATE {CHECKPOINT} SET columns[2] = NULL",
+        f"UPDATE {CHECKPOINT} SET tree_size = 399 WHERE tree_size = 400",
+        f"DELETE FROM {CHECKPOINT}",
+    ],
+)
+def test_a_record_that_does_not_hold_together_stops_what_reads_it(
+    stack: Stack, tampering: str
+) -> None:
+    stack.execute(tampering)
+    if "tree_size" not in tampering and "DELETE FROM apgms_release.ledger_c" not in tampering:
+        for verify in ("incremental", "full"):
+            assert reason(stack.snapshot, verify=verify) == "log.rows_differ"
+    assert reason(verify_released, stack=stack) == "log.rows_differ"
+
+
+def test_a_row_that_the_record_has_lost_is_not_admitted_again(stack: Stack) -> None:
+    stack.execute(f"UPDATE {RECORD} SET first_id = -4, last_id = 5 WHERE first_position = 0")
+    assert reason(stack.snapshot) == "log.rows_differ"
+    insert_as(stack, 120)
+    stack.execute(f"UPDATE {RECORD} SET first_id = 1, last_id = 10 WHERE first_position = 0")
+    assert stack.snapshot().late == [120]
+
+
+def test_changed_rows_are_named_in_order_across_added_columns(stack: Stack) -> None:
+    stack.execute("ALTER TABLE owa_ledger ADD COLUMN note text DEFAULT 'a'")
+    for row_id in (100, 101):
+        insert_as(stack, row_id)
+    assert stack.snapshot().late == [100, 101]
+    stack.execute("UPDATE owa_ledger SET amount_cents = 1 WHERE id BETWEEN 98 AND 150")
+    with pytest.raises(ApgmsError) as caught:
+        verify_released(stack)
+    assert caught.value.details["changed_ids"] == [["98", "101"], ["150", "150"]]
+
+
+def test_a_database_behind_the_log_has_all_its_rows_compared(stack: Stack) -> None:
+    stack.execute(f"DELETE FROM {RECORD} WHERE first_position >= 10")
+    stack.execute(f"DELETE FROM {CHECKPOINT} WHERE tree_size = 400")
+    stack.execute("DELETE FROM owa_ledger WHERE id = 300")
+    stack.execute("UPDATE owa_ledger SET amount_cents = amount_cents + 1 WHERE id = 200")
+    with pytest.raises(ApgmsError) as caught:
+        stack.snapshot(verify="full")
+    found = caught.value
+    assert (found.reason, found.details["changed_ids"], found.details["missing_ids"]) == (
+        "log.database_behind",
+        [["200", "200"]],
+        [["300", "300"]],
+    )
+
+
+def test_rows_of_a_table_that_inherits_from_the_ledger_are_not_hidden_by_its_index(
+    stack: Stack,
+) -> None:
+    stack.execute("CREATE TABLE owa_child () INHERITS (owa_ledger)")
+    assert stack.snapshot(verify="full").new_rows == 0
+    stack.execute("INSERT INTO owa_child SELECT * FROM ONLY owa_ledger WHERE id = 5")
+    assert reason(stack.snapshot) == "log.duplicate_id"
+    assert reason(verify_released, stack=stack) == "log.duplicate_id"
+
+
+def test_a_rehearsed_full_verification_is_not_misled_by_rows_that_come_meanwhile(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_ids = log_verify.late_ids
+
+    def come(*arguments: Any) -> list[int]:
+        found = late_ids(*arguments)
+        insert_as(stack, 120)
+        return found
+
+    monkeypatch.setattr(log_verify, "late_ids", come)
+    with stack.connection() as connection, rehearsal(connection):
+        store = OverlayStore(stack.store)
+        assert stack.snapshot_over(connection, store=store, verify="full").new_rows == 0
+
+
+def edit(stack: Stack, size: int, change: Callable[[dict[str, Any]], Any]) -> None:
+    [path] = (stack.folder / "store").rglob(f"snapshot/*{size}")
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_bytes(canonical(document))
+
+
+def raise_rows(document: dict[str, Any]) -> None:
+    document["namespaces"]["gst"]["rows"] += 7
+
+
+def add_namespace(document: dict[str, Any]) -> None:
+    entry = {"rows": 1, "balance_cents": "5", "rows_sha256": "00" * 32, "periods": {}}
+    document["namespaces"]["fake"] = {
+        **entry,
+        "added": {"rows": 0, "amount_cents": "0", "chains": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said.update(root="00" * 32),
+        lambda said: said.update(more=1),
+        lambda said: said["segments"].append([said["tree_size"], said["tree_size"]]),
+        lambda said: said["namespaces"].update(gst=[]),
+        lambda said: said["namespaces"]["gst"].update(balance_cents="x"),
+        raise_rows,
+        add_namespace,
+    ],
+)
+@pytest.mark.parametrize("sizes", [[400], [10, 400]])
+@pytest.mark.parametrize("confirmed_before", [True, False])
+def test_the_auditor_confirms_no_document_that_is_not_that_of_its_rows(
+    stack: Stack, change: Callable[[dict[str, Any]], Any], sizes: list[int], confirmed_before: bool
+) -> None:
+    if confirmed_before:
+        stack.cosign()
+        fill(stack, LedgerWriter(3, seed=9), 20)
+        stack.snapshot()
+        sizes = [size if size == 10 else 420 for size in sizes]
+    for size in sizes:
+        edit(stack, size, change)
+    assert reason(stack.cosign) == "log.object_damaged"

@@ -21,6 +21,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import (
+    PLAN_SCHEMA,
+    LedgerLog,
+)
 from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
 
 RECORD = "apgms_release.ledger_extent"
@@ -75,6 +79,7 @@ def verify_released(stack: Stack) -> None:
         f"UPDATE {RECORD} SET first_position = first_position + 1 WHERE last_id = 450",
         f"UPDATE {RECORD} SET ids[3] = NULL WHERE ids IS NOT NULL",
         f"UPDATE {RECORD} SET ids = ids || last_id WHERE ids IS NOT NULL",
+        f"DELETE FROM {RECORD}",
         f"UPDATE {CHECKPOINT} SET columns[2] = NULL",
         f"UPDATE {CHECKPOINT} SET tree_size = 399 WHERE tree_size = 400",
         f"DELETE FROM {CHECKPOINT}",
@@ -194,3 +199,31 @@ def test_the_auditor_confirms_no_document_that_is_not_that_of_its_rows(
     for size in sizes:
         edit(stack, size, change)
     assert reason(stack.cosign) == "log.object_damaged"
+
+
+@pytest.mark.parametrize(
+    ("fresh", "columns"),
+    [
+        ([], lambda names: names),
+        ([["451", "5"]], lambda names: names[:-1]),
+        ([["451", "5"]], lambda names: [names[-1], *names[:-1]]),
+        ([["451", "5"]], lambda names: [*names[:-1], 7]),
+        ([["451", "5"]], lambda names: ["id", "abn"]),
+    ],
+)
+def test_a_plan_that_nobody_made_is_not_taken_up(
+    stack: Stack, fresh: list[list[str]], columns: Callable[[list[str]], list[Any]]
+) -> None:
+    fill(stack, LedgerWriter(3, seed=9), 5)
+    log = LedgerLog(stack.store, stack.policy)
+    document = {
+        "schema": PLAN_SCHEMA,
+        "origin": log.origin,
+        "tree_size": "400",
+        "columns": columns(list(log.snapshot(400).columns)),
+        "late": [],
+        "fresh": fresh,
+    }
+    stack.store.put_new(log.plan_key(400), canonical(document))
+    for verify in ("incremental", "full"):
+        assert reason(stack.snapshot, verify=verify) == "log.object_damaged"

@@ -22,8 +22,8 @@ from ...domain.ledger.extent import (
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
-from .log import LedgerLog, LogSnapshot, Plan, object_missing
-from .rows import missing_and_between, missing_ids, require_present, rows
+from .log import LedgerLog, LogSnapshot, Plan, object_damaged, object_missing
+from .rows import ledger_columns, missing_and_between, missing_ids, require_present, rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -100,15 +100,24 @@ def require_as_planned(
 
     :returns: the ids between those planned whose rows have come since
     :raises ApgmsError: ``log.rows_gone``, naming the rows that are changed or missing;
-        ``log.column_gone``
+        ``log.column_gone``; ``log.object_damaged`` where the plan leaves out a column
     """
     require_present(connection, plan.columns)
+    _require_columns_of_then(connection, log, size, plan)
     changed, _missing = compare(connection, _begun(log, size, plan))
     late = missing_ids(connection, ranges_of(plan.late))
     fresh, without = missing_and_between(connection, plan.fresh)
     if changed or late or fresh:
         raise rows_gone(log, changed, [*late, *fresh])
     return without
+
+
+def _require_columns_of_then(connection: Connection, log: LedgerLog, size: int, plan: Plan) -> None:
+    """Require of a plan's columns that others came after them: a table grows at its end."""
+    present = ledger_columns(connection)
+    before = log.snapshot(size).columns if log.sizes() else ()
+    if (*present[: len(plan.columns)],) != plan.columns or not {*before} <= {*plan.columns}:
+        raise object_damaged(log.at(log.plan_key(size)), "it leaves out a column of the ledger")
 
 
 def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:

@@ -29,6 +29,7 @@ from ...domain.ledger.tree import (
 from ...domain.ledger.tree import prove_consistency as prove
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectConflict, ObjectMissing, ObjectStore, read
+from .rows import CORE_COLUMNS
 
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"
@@ -318,7 +319,9 @@ class LedgerLog:
                 tuple(parse_extent(first, runs) for first, runs in document[name])
                 for name in ("late", "fresh")
             )
-            plan = Plan(tuple(document["columns"]), late, fresh)
+            plan = Plan(_columns(document["columns"]), late, fresh)
+            if not plan.size:
+                raise ValueError("it plans no row")
             return _in_full(plan, plan.document(self.origin, size), document)
         except (AttributeError, TypeError, ValueError) as error:
             raise object_damaged(self.at(key), str(error)) from None
@@ -410,7 +413,7 @@ def _parse_snapshot(said: dict[str, Any]) -> LogSnapshot:
         int(said["tree_size"]),
         bytes.fromhex(said["root"]),
         int(said["previous_size"]),
-        tuple(said["columns"]),
+        _columns(said["columns"]),
         tuple((int(first), int(end)) for first, end in said["segments"]),
         dict(said["namespaces"]),
     )
@@ -423,6 +426,13 @@ def _parse_snapshot(said: dict[str, Any]) -> LogSnapshot:
         for counted in (entry, *entry["periods"].values()):
             int(counted["balance_cents"]) + counted["rows"]
     return _in_full(parsed, parsed.document(), said)
+
+
+def _columns(said: Iterable[Any]) -> tuple[str, ...]:
+    columns = tuple(said)
+    if not all(isinstance(name, str) for name in columns) or not CORE_COLUMNS.keys() <= {*columns}:
+        raise ValueError("its columns are not those of a ledger")
+    return columns
 
 
 def _in_full(parsed: Parsed, document: dict[str, Any], said: dict[str, Any]) -> Parsed:

@@ -215,7 +215,8 @@ class PlacedExtent(NamedTuple):
         if self.ids is None:
             return self.first_position + row_id - self.first_id
         place = bisect_left(self.ids, row_id)
-        return self.first_position + place if self.ids[place] == row_id else None
+        there = place < len(self.ids) and self.ids[place] == row_id
+        return self.first_position + place if there else None
 
 
 def admitted(connection: Connection, origin: str, first: int, end: int) -> list[IdRange]:

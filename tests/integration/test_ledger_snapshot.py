@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -520,6 +521,38 @@ def test_a_database_that_gives_no_second_connection_is_read_over_one(
     assert len(asked) == 1
 
 
+def test_a_machine_that_gives_no_thread_checks_the_chains_over_one_connection(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(snapshots, "MANY_ROWS", 1)
+    monkeypatch.setattr(snapshots, "ThreadPoolExecutor", Pool)
+    fill(stack, writer, 20)
+    stack.execute("UPDATE owa_ledger SET hash_after = NULL WHERE id = 20")
+    assert [one.kind for one in stack.snapshot().deviations] == ["null_hash"]
+
+
+def test_a_store_that_loses_what_went_into_it_gets_no_head(
+    stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(stack, writer, 20)
+    settle = snapshots.PutHere.settle
+
+    def lose(putter: Any) -> None:
+        settle(putter)
+        next((stack.folder / "store").rglob("segment/*")).unlink()
+
+    monkeypatch.setattr(snapshots.PutHere, "settle", lose)
+    assert refusal(stack).reason == "log.object_missing"
+    monkeypatch.undo()
+    assert not list((stack.folder / "store").rglob("checkpoint/*"))
+    assert stack.snapshot().tree_size == 20
+    assert stack.snapshot(verify="full").tree_size == 20
+
+
 def test_wide_rows_make_shorter_segments(
     stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -680,12 +713,23 @@ def test_a_full_verification_names_all_damaged_objects_at_once(
     assert error.reason == "log.object_damaged"
     assert "damaged tiles: tile/0/001, tile/0/003; damaged segments: segment/" in str(error)
 
+    fill(stack, writer, 5)
+    stack.snapshot()
+    for path, damage, reason in (
+        (log / "checkpoint" / "0000000000006656", flip, "log.object_damaged"),
+        (log / "checkpoint" / "0000000000006656", Path.unlink, "log.object_missing"),
+        (log / "plan" / "0000000000000000", Path.unlink, "log.object_missing"),
+    ):
+        saved[path] = path.read_bytes()
+        error = refused(damage, path)
+        assert (error.reason, f"{path.parent}/" in str(error)) == (reason, True)
+
     error = refused(flip, *segments)
     assert str(error).count("segment/0") == 20
     assert "and 6 more, 26 in all" in str(error)
 
     assert f"Where: file://{tiles[1]}. Why" in str(refused(flip, tiles[1]))
-    assert stack.snapshot(verify="full").tree_size == 26 * 256
+    assert stack.snapshot(verify="full").tree_size == 26 * 256 + 5
 
 
 def test_a_damaged_tile_on_the_path_of_a_proof_is_no_fork(

@@ -93,6 +93,19 @@ def test_many_objects_are_put_like_single_ones(store: ObjectStore) -> None:
     assert read(store, "tile/3") == b"3"
 
 
+def test_a_folder_that_goes_while_it_is_used_is_not_made_anew(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.put_new("first", b"1")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    for put in (
+        lambda: store.put_new("second", b"2"),
+        lambda: store.put_many([("second", b"2")]),
+    ):
+        with pytest.raises(ApgmsError, match="the folder is gone"):
+            put()
+    assert not (tmp_path / "store").exists()
+
+
 def test_batches_are_put_while_others_are_being_made(store: ObjectStore) -> None:
     objects = {f"{batch}/{n}": b"%d/%d" % (batch, n) for batch in range(12) for n in range(5)}
     with store.putting() as putter:

@@ -121,6 +121,38 @@ def test_it_is_waited_for_where_the_status_of_processes_is_lost(tmp_path: Path) 
     assert stored(FolderStore(tmp_path)) == {"key": b"1"}
 
 
+def test_objects_are_stored_where_no_process_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    open_before = len(list(Path("/dev/fd").iterdir()))
+    with FolderStore(tmp_path).putting() as putter:
+        putter.put([("key", [b"1", b"2"])])
+        putter.settle()
+    assert stored(FolderStore(tmp_path)) == {"key": b"12"}
+    assert len(list(Path("/dev/fd").iterdir())) == open_before
+
+
+def test_it_ends_where_the_standard_files_are_closed(tmp_path: Path) -> None:
+    code = f"""
+    import os
+    from pathlib import Path
+    from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
+    for descriptor in range(3):
+        os.close(descriptor)
+    with FolderStore(Path({str(tmp_path)!r})).putting() as putter:
+        putter.put([("key", [b"1"])])
+        putter.settle()
+    """
+    path = {**os.environ, "PYTHONPATH": str(ROOT / ".collections")}
+    code = textwrap.dedent(code)
+    assert subprocess.run([sys.executable, "-c", code], env=path, timeout=60).returncode == 0
+    assert stored(FolderStore(tmp_path)) == {"key": b"1"}
+
+
 def test_it_ends_with_the_one_that_made_it(tmp_path: Path) -> None:
     code = f"""
     import sys, time

@@ -38,6 +38,7 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._swept: set[Path] = set()
+        self._used = False
         self.url = f"file://{root}"
 
     def put_new(self, key: str, data: bytes | Path) -> bool:
@@ -46,7 +47,7 @@ class FolderStore:
             if target.exists():
                 require_same(self, key, data)
                 return False
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make(target.parent)
             with _temporary_copy(data, target.parent) as copy:
                 self._sweep({self._root, target.parent}, copy)
                 os.link(copy, target)
@@ -61,7 +62,7 @@ class FolderStore:
     def put_many(self, objects: Iterable[tuple[str, bytes | memoryview]]) -> None:
         rest = iter(objects)
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._make(self._root)
             while batch := list(islice(rest, FILES_AT_ONCE)):
                 with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._root) as scratch:
                     _write_synced(scratch, [data for _key, data in batch])
@@ -140,7 +141,7 @@ class FolderStore:
     def _name_all(self, scratch: str, keys: list[str]) -> None:
         folders = {self._path(key).parent for key in keys}
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._make(folder)
         for number, key in enumerate(keys):
             try:
                 os.link(f"{scratch}/{number}", f"{self._root}/{key}")
@@ -148,6 +149,13 @@ class FolderStore:
                 require_same(self, key, Path(scratch, str(number)))
         for folder in folders:
             _sync_folder(folder)
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder; the root is made only at first, not where it went while it was used."""
+        if self._used and not self._root.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(self._root))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._used = True
 
     def _path(self, key: str) -> Path:
         _require_key(key)

@@ -23,7 +23,7 @@ _DONE = b"."
 
 Objects = Sequence[tuple[str, Sequence[bytes]]]
 """Keys, and the bytes of each in parts."""
-_Shared = Sequence[tuple[str, bytes | memoryview]]
+_Shared = Iterable[tuple[str, bytes | memoryview]]
 
 
 class Putter(Protocol):
@@ -59,12 +59,16 @@ class _Batch(NamedTuple):
 
 @contextlib.contextmanager
 def put_beside(put_many: Callable[[_Shared], None]) -> Iterator[Putter]:
-    """Yield what has ``put_many`` done by a process of its own.
+    """Yield what has ``put_many`` done by a process of its own, or here where none can be had.
 
     Where that process fails or dies, what it has not put is put here, so that its error shows here.
     Enter this before any thread is started: the process is a fork, and closes every file it has.
     """
-    process = _PutProcess(put_many)
+    try:
+        process = _PutProcess(put_many)
+    except OSError:  # too many processes or files, or too little memory
+        yield PutHere(put_many)
+        return
     try:
         yield process
     finally:
@@ -79,11 +83,14 @@ class _PutProcess:
         self._begun: deque[_Batch] = deque()
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            _close(orders, answers, self._orders, self._answers)
+            raise
         if self._pid == 0:
             self._serve(orders, answers)
-        os.close(orders)
-        os.close(answers)
+        _close(orders, answers)
 
     def put(self, objects: Objects) -> None:
         if sum(len(part) for _key, parts in objects for part in parts) > BATCH_BYTES:
@@ -133,6 +140,7 @@ class _PutProcess:
     def _serve(self, orders: int, answers: int) -> NoReturn:
         """Put batches until the other side closes the pipe; any error ends the process."""
         try:
+            _close(self._orders, self._answers)
             _close_all_but({0, 1, 2, orders, answers})
             with os.fdopen(orders, "rb") as lines:
                 for line in lines:
@@ -140,6 +148,11 @@ class _PutProcess:
                     os.write(answers, _DONE)
         finally:
             os._exit(0)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _close_all_but(kept: set[int]) -> None:

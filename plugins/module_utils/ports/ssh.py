@@ -93,6 +93,14 @@ def _ssh_keygen(arguments: list[str], message: bytes) -> subprocess.CompletedPro
             why="approvals are signed and verified with OpenSSH's own tool",
             mend="apt-get install openssh-client  # or dnf install openssh",
         ) from None
+    except OSError as error:
+        raise ApgmsError(
+            "ssh.cannot_run",
+            "ssh-keygen could not be run",
+            where="this machine",
+            why=str(error),
+            mend="ulimit -a  # too few processes, files or too little memory are allowed",
+        ) from None
     except subprocess.TimeoutExpired:
         raise ApgmsError(
             "ssh.timeout",

@@ -22,14 +22,19 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
 from .archive import admitted_later, all_segments, compare, differ, segment_damaged
 from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
-from .records import admitted, admitted_scans, column_epochs, late_ids
+from .records import admitted, admitted_scans, column_epochs, late_ids, recorded_notes
 from .rows import ROWS_AT_ONCE, one_view, scanned, sees_one_state
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 SHOWN = 20
-MISSING, TILES, SEGMENTS = "missing", "damaged tiles", "damaged segments"
+MISSING, TILES, SEGMENTS, HEADS = (
+    "missing",
+    "damaged tiles",
+    "damaged segments",
+    "damaged checkpoints",
+)
 
 
 class _Rows(NamedTuple):
@@ -51,7 +56,7 @@ def verify_history(
         these
     """
     builder = TreeBuilder()
-    damaged: list[str] = []
+    damaged = list(_damaged_heads(connection, log))
     progress.begin()
     for segment in _in_segments(connection, log, head):
         with _open(log.store, segment.key) as stored:
@@ -84,6 +89,17 @@ def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Itera
                     key = log.segment_key(first, until)
                     yield _Rows(key, line(columns), islice(source, until - first))
             deque(source, maxlen=0)  # a COPY must be read to its end
+
+
+def _damaged_heads(connection: Connection, log: LedgerLog) -> Iterator[str]:
+    """Yield the keys of the checkpoints, and plans before them, that are not what they were."""
+    previous = 0
+    for size, note in recorded_notes(connection, log.origin):
+        if _open(log.store, log.checkpoint_key(size)).read() != note:
+            yield log.checkpoint_key(size)
+        if size > previous and log.plan(previous) is None:
+            yield log.plan_key(previous)
+        previous = size
 
 
 def _open(store: ObjectStore, key: str) -> IO[bytes]:
@@ -122,7 +138,11 @@ def _damage(log: LedgerLog, keys: list[str]) -> ApgmsError:
     [(kind, _keys)] = kinds.items()
     where = log.at(keys[0]) if len(keys) == 1 else f"{log.at(log.key(''))}: {_named(log, keys)}"
     if kind == MISSING:
-        return object_missing(where, "the ledger has its rows, but no object has this key")
+        return object_missing(
+            where, "the database knows of what it holds, but no object has this key"
+        )
+    if kind == HEADS:
+        return object_damaged(where, "it is not the note that the database has recorded")
     if kind == TILES:
         return tile_damaged(where, "its hashes are not those of the ledger")
     return segment_damaged(where)
@@ -133,6 +153,8 @@ def _kind(log: LedgerLog, key: str) -> str:
         log.store.open(key).close()
     except ObjectMissing:
         return MISSING
+    if key.startswith(log.key("checkpoint/")):
+        return HEADS
     return TILES if key.startswith(log.key("tile/")) else SEGMENTS
 
 

@@ -45,6 +45,16 @@ def recorded_head(connection: Connection, origin: str) -> LogHead | None:
     return None if row is None else LogHead(origin, row[0], bytes(row[1]), bytes(row[2]))
 
 
+def recorded_notes(connection: Connection, origin: str) -> list[tuple[int, bytes]]:
+    """Return the tree sizes and notes of the heads that this database has recorded, ascending."""
+    found = connection.execute(
+        "SELECT tree_size, note FROM apgms_release.ledger_checkpoint"
+        " WHERE origin = %s ORDER BY tree_size",
+        [origin],
+    )
+    return [(size, bytes(note)) for size, note in found]
+
+
 def recorded_generation(connection: Connection, base: str) -> int:
     """Return the newest generation of ``base`` that this database knows, 1 where it knows none."""
     rows = connection.execute(

@@ -38,7 +38,7 @@ from .archive import (
 )
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
-from .log import LedgerLog, LogHead, LogSnapshot, Plan
+from .log import LedgerLog, LogHead, LogSnapshot, Plan, object_missing
 from .log_check import compare_heads
 from .log_verify import rows_that_differ, verify_history
 from .records import frontier, late_ids, open_log, record, require_new
@@ -385,13 +385,17 @@ def _counted(
         if beside:
             with contextlib.suppress(psycopg.OperationalError):  # none to be had: one must do
                 second = stack.enter_context(same_view_beside(connection))
-        if second is None:
+        counting = None
+        if second is not None:
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            with contextlib.suppress(RuntimeError):  # no thread to be had: one connection must do
+                counting = pool.submit(count, second)
+        if second is None or counting is None:
             counts = count(connection)
             yield lambda: counts
             return
-        pool = stack.enter_context(ThreadPoolExecutor(1))
         try:
-            yield pool.submit(count, second).result
+            yield counting.result
         except BaseException:
             second.cancel()
             raise
@@ -426,8 +430,20 @@ def _admit(
         tuple(segments),
         namespaces.document(counted().totals),
     )
+    _require_stored(log, admission, logged)
     log.put_snapshot(logged)
     return logged
+
+
+def _require_stored(log: LedgerLog, admission: _Admission, logged: LogSnapshot) -> None:
+    """Require of a store that what went into it is in it, before a head says so."""
+    wanted = {log.segment_key(*ends) for ends in logged.segments}
+    if admission.plan.size:
+        wanted.add(log.plan_key(logged.previous_size))
+    segments = (key for _first, key in log.segments_from(logged.previous_size))
+    found = {*segments, *log.store.keys(log.plan_key(logged.previous_size))}
+    if gone := sorted(wanted - found):
+        raise object_missing(log.at(gone[0]), "it was stored a moment ago, and is gone")
 
 
 def _signed(log: LedgerLog, signer: Signer, logged: LogSnapshot) -> LogHead:

@@ -20,7 +20,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chai
     Scope,
     check_chains,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.table import (
     ledger_columns,
 )
 from tests.ledgers import LedgerWriter, make_stack

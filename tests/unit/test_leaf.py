@@ -19,8 +19,10 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf i
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
     copied,
-    ledger_columns,
     one_view,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.table import (
+    ledger_columns,
 )
 
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))

@@ -23,7 +23,8 @@ from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
 from ...ports.object_store import read
 from .log import LedgerLog, LogSnapshot, Plan, object_damaged, object_missing
-from .rows import ledger_columns, missing_and_between, missing_ids, require_present, rows
+from .rows import missing_and_between, missing_ids, rows
+from .table import ledger_columns, require_present
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

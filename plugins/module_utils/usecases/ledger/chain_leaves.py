@@ -22,7 +22,8 @@ from ..acts.progress import Progress
 from .archive import differ
 from .log import LedgerLog, LogHead
 from .records import column_epochs, frontier, is_whole, late_ids, positions
-from .rows import one_view, require_unique_ids, rows
+from .rows import one_view, rows
+from .table import require_unique_ids
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

@@ -22,7 +22,7 @@ from ...domain.ledger.chain import (
 )
 from ...domain.ledger.extent import NAMED_RANGES, IdRange, pairs
 from ...libraries import sql
-from .rows import indexed_in_order, indexed_uniquely
+from .table import indexed_in_order, indexed_uniquely
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

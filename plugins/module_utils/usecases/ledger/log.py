@@ -29,7 +29,7 @@ from ...domain.ledger.tree import (
 from ...domain.ledger.tree import prove_consistency as prove
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectConflict, ObjectMissing, ObjectStore, read
-from .rows import CORE_COLUMNS
+from .table import CORE_COLUMNS
 
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"

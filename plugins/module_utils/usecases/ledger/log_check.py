@@ -26,7 +26,8 @@ from .records import (
     recorded_generation,
     recorded_head,
 )
-from .rows import one_view, require_ledger, rows
+from .rows import one_view, rows
+from .table import require_ledger
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

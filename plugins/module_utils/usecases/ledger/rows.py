@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,38 +21,17 @@ from ...domain.ledger.extent import (
     whole,
 )
 from ...domain.ledger.leaf import OUTPUT_SETTINGS
-from ...errors import ApgmsError
 from ...libraries import psycopg, sql
 from ...ports.clock import Clock
-from ...ports.database import columns
+from .table import NEVER_NULL, TABLE, null_values, require_present
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-TABLE = "owa_ledger"
-INTEGERS = ("bigint", "integer", "smallint")
-EXACT_DIGITS = 18
-AMOUNTS = (*INTEGERS, f"numeric({EXACT_DIGITS},0) or less")
-TEXTS = ("text", "character varying", "character")
-CORE_COLUMNS = {
-    "id": INTEGERS,
-    "abn": TEXTS,
-    "tax_type": TEXTS,
-    "period_id": TEXTS,
-    "amount_cents": AMOUNTS,
-    "balance_after_cents": AMOUNTS,
-    "bank_receipt_hash": TEXTS,
-    "prev_hash": TEXTS,
-    "hash_after": TEXTS,
-}
-"""The columns that the chain rule needs, and of which types, with or without a length."""
-NEVER_NULL = ("abn", "tax_type", "period_id", "amount_cents", "balance_after_cents")
 _NULLABLE = """
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attname = ANY(%s) AND NOT attnotnull ORDER BY attnum
 """
-_TABLE_KINDS = ("r", "p")
-_TYPE = re.compile(r"([a-z ]+)(?:\(([0-9]+)(?:,([0-9]+))?\))?")
 PLANNER_SETTINGS = {"jit": "off", "work_mem": "16MB", "max_parallel_workers_per_gather": "0"}
 """Measured: compiling costs more than it saves, sorting is fastest within a processor's cache, and
 whoever writes the ledger meanwhile needs the other processors."""
@@ -83,52 +61,6 @@ class PeriodTotal(NamedTuple):
     rows: int
     amount_cents: int
     chains: int
-
-
-def ledger_columns(connection: Connection) -> list[str]:
-    """Return the columns of owa_ledger, in table order.
-
-    :raises ApgmsError: those of :func:`require_columns`
-    """
-    return list(require_columns(connection))
-
-
-def require_columns(connection: Connection) -> dict[str, str]:
-    """Require the columns that the chain rule reads; return all of them with their types.
-
-    :raises ApgmsError: ``log.missing_column`` where one is not there, ``log.column_type`` where it
-        has a type whose values the rule cannot be checked on
-    """
-    found = columns(connection, TABLE)
-    missing = [name for name in CORE_COLUMNS if name not in found]
-    if missing:
-        raise ApgmsError(
-            "log.missing_column",
-            "The ledger lacks columns without which no chain can be checked",
-            where=f"table {TABLE}",
-            why=f"there is no column {', '.join(missing)}",
-            mend="run the migrations of APGMS, or point apgms_database_url at its database",
-        )
-    wrong = {name: found[name] for name in CORE_COLUMNS if not _fits(found[name], name)}
-    if wrong:
-        raise _wrong_types(wrong)
-    return found
-
-
-def require_ledger(connection: Connection) -> None:
-    """Require of owa_ledger what a log of it takes for granted.
-
-    :raises ApgmsError: those of :func:`require_columns` and :func:`require_unique_ids`, and
-        ``log.not_a_table`` where it is a view or a foreign table: these may hide rows, and who
-        writes the rows behind them cannot be seen
-    """
-    require_columns(connection)
-    kind = connection.execute(
-        "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(%s)", [TABLE]
-    ).fetchone()
-    if kind is None or kind[0] not in _TABLE_KINDS:
-        raise _not_a_table()
-    require_unique_ids(connection)
 
 
 def is_idle(connection: Connection) -> bool:
@@ -180,31 +112,6 @@ def same_view_beside(connection: Connection) -> Iterator[Connection]:
         yield second
 
 
-def require_unique_ids(connection: Connection) -> None:
-    """Require that all ledger rows have ids of their own; a unique index is believed.
-
-    :raises ApgmsError: ``log.null_value``, ``log.duplicate_id``
-    """
-    without = connection.execute(f"SELECT count(*) FROM {TABLE} WHERE id IS NULL").fetchone()  # noqa: S608
-    if without and without[0]:
-        raise _null_values(f"{without[0]} rows have no id")
-    if indexed_uniquely(connection, ("id",)):
-        return
-    shared = connection.execute(
-        f"SELECT id FROM {TABLE} GROUP BY id HAVING count(*) > 1 ORDER BY id"  # noqa: S608
-    ).fetchall()
-    if shared:
-        ids = shown(compress(row[0] for row in shared))
-        raise ApgmsError(
-            "log.duplicate_id",
-            "Ledger rows share an id",
-            where=f"table {TABLE}",
-            why=f"there is more than one row of each of the ids {ids}",
-            mend="find out who dropped the primary key and inserted rows; the log says which rows "
-            "it admitted (docs/ledger-log.md)",
-        )
-
-
 def require_values(connection: Connection, selected: Iterable[Scan]) -> None:
     """Require that rows have what namespaces and balances are counted by.
 
@@ -228,47 +135,7 @@ def require_values(connection: Connection, selected: Iterable[Scan]) -> None:
         )
     ]
     if found:
-        raise _null_values(f"rows {shown(compress(found))} lack one of {', '.join(NEVER_NULL)}")
-
-
-def indexed_uniquely(connection: Connection, key: Sequence[str]) -> bool:
-    """Return whether an index makes ``key`` unique; it may leave out a NULL in its last column.
-
-    An index does not see the rows of tables that inherit from the ledger.
-    """
-    partial = f"({key[-1]} IS NOT NULL)"
-    return not _is_inherited(connection) and any(
-        unique and set(names) <= set(key) and predicate in (None, partial)
-        for unique, predicate, names in _indexes(connection)
-    )
-
-
-def _is_inherited(connection: Connection) -> bool:
-    row = connection.execute(
-        "SELECT relkind = 'r' AND relhassubclass FROM pg_class WHERE oid = to_regclass(%s)", [TABLE]
-    ).fetchone()
-    return row == (True,)
-
-
-def indexed_in_order(connection: Connection, key: Sequence[str]) -> bool:
-    """Return whether an index over all rows has exactly the columns of ``key``."""
-    return any(
-        predicate is None and list(names) == list(key)
-        for _unique, predicate, names in _indexes(connection)
-    )
-
-
-def _indexes(connection: Connection) -> list[tuple[bool, str | None, list[str]]]:
-    return connection.execute(
-        """
-        SELECT indisunique, pg_get_expr(indpred, indrelid),
-               ARRAY(SELECT attname::text FROM unnest(indkey[0:indnkeyatts - 1])
-                     WITH ORDINALITY AS part (number, place)
-                     JOIN pg_attribute ON attrelid = indrelid AND attnum = number ORDER BY place)
-        FROM pg_index WHERE indrelid = to_regclass(%s) AND indisvalid AND indexprs IS NULL
-        """,
-        [TABLE],
-    ).fetchall()
+        raise null_values(f"rows {shown(compress(found))} lack one of {', '.join(NEVER_NULL)}")
 
 
 def newest_id(connection: Connection) -> int | None:
@@ -386,16 +253,6 @@ def scanned(
         yield from copied(connection, names, _within(scan))
 
 
-def require_present(connection: Connection, names: Sequence[str]) -> None:
-    """Require that the ledger has the columns ``names``.
-
-    :raises ApgmsError: ``log.column_gone``
-    """
-    present = ledger_columns(connection)
-    if gone := [name for name in names if name not in present]:
-        raise _column_gone(gone)
-
-
 def copied(connection: Connection, names: Sequence[str], where: sql.Composable) -> Iterator[bytes]:
     """Yield the ledger rows for which ``where`` holds as lines of COPY text, by ascending id."""
     query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} ORDER BY id) TO STDOUT").format(
@@ -479,61 +336,3 @@ def _writers(connection: Connection) -> Iterator[Writer]:
         [TABLE],
     )
     return (Writer(*row) for row in found)
-
-
-def _fits(kind: str, column: str) -> bool:
-    """Return whether the chain rule can be checked on a column of this type."""
-    match = _TYPE.fullmatch(kind.replace('"', ""))  # quote_all_identifiers quotes types too
-    if match is None:
-        return False
-    name, digits, decimals = match.groups()
-    if name == "numeric":
-        whole = digits is not None and int(digits) <= EXACT_DIGITS and not int(decimals or 0)
-        return whole and CORE_COLUMNS[column] is AMOUNTS
-    return name in CORE_COLUMNS[column]
-
-
-def _null_values(why: str) -> ApgmsError:
-    return ApgmsError(
-        "log.null_value",
-        "Ledger rows lack a value without which they stand in no chain",
-        where=f"table {TABLE}",
-        why=why,
-        mend="have the owner of the table correct these rows and declare the columns NOT NULL, "
-        "then run the same command again",
-    )
-
-
-def _not_a_table() -> ApgmsError:
-    return ApgmsError(
-        "log.not_a_table",
-        "The ledger is not a table of this database",
-        where=TABLE,
-        why="a view or a foreign table may hide rows, and hides who writes them",
-        mend="point apgms_database_url, or the search_path of its role, at the table itself",
-    )
-
-
-def _wrong_types(found: dict[str, str]) -> ApgmsError:
-    return ApgmsError(
-        "log.column_type",
-        "The ledger has a column of a type that the chain rule cannot be checked on",
-        where=f"table {TABLE}",
-        why="; ".join(
-            f"{name} is {kind}; what works is {', '.join(CORE_COLUMNS[name])}"
-            for name, kind in found.items()
-        ),
-        mend="have the owner of the table change its type (ALTER TABLE ... ALTER COLUMN ... TYPE), "
-        "or point apgms_database_url at the database of APGMS",
-    )
-
-
-def _column_gone(gone: list[str]) -> ApgmsError:
-    return ApgmsError(
-        "log.column_gone",
-        "The ledger lacks a column that its log covers",
-        where=f"table {TABLE}",
-        why=f"there is no column {', '.join(gone)} any more, so no row can be compared",
-        mend="put the column back with its values, or open a new origin under a signed restore "
-        "statement (docs/ledger-log.md, Restore)",
-    )

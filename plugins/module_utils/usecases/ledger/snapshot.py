@@ -51,18 +51,17 @@ from .rows import (
     extents_between,
     in_transaction,
     is_idle,
-    ledger_columns,
     missing_ids,
     newest_id,
     one_view,
     period_totals,
-    require_unique_ids,
     require_values,
     same_view_beside,
     scanned,
     sees_one_state,
     wait_for_writers,
 )
+from .table import ledger_columns, require_unique_ids
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol, TypeAlias
 
 BATCHES = 3
 BATCH_BYTES = 24 << 20
@@ -23,7 +23,7 @@ _DONE = b"."
 
 Objects = Sequence[tuple[str, Sequence[bytes]]]
 """Keys, and the bytes of each in parts."""
-_Shared = Iterable[tuple[str, bytes | memoryview]]
+_Shared: TypeAlias = "Iterable[tuple[str, bytes | memoryview]]"
 
 
 class Putter(Protocol):

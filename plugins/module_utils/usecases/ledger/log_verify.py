@@ -135,7 +135,7 @@ def _damage(log: LedgerLog, keys: list[str]) -> ApgmsError:
     if len(kinds) > 1:
         named = (f"{kind}: {_named(log, some)}" for kind, some in kinds.items())
         return object_damaged(log.at(log.key("")), "; ".join(named))
-    [(kind, _keys)] = kinds.items()
+    kind = next(iter(kinds))
     where = log.at(keys[0]) if len(keys) == 1 else f"{log.at(log.key(''))}: {_named(log, keys)}"
     if kind == MISSING:
         return object_missing(

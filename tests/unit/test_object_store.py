@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import boto3
 import pytest
@@ -242,6 +243,39 @@ def test_an_overlay_writes_nothing_through(tmp_path: Path) -> None:
     below = FolderStore(tmp_path)
     OverlayStore(below).put_new("a", b"1")
     assert list(tmp_path.iterdir()) == []
+
+
+class CountedStore(FolderStore):
+    """A folder store that notes what it is asked."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: list[tuple[str, str]] = []
+
+    def open(self, key: str) -> IO[bytes]:
+        self.asked.append(("open", key))
+        return super().open(key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        self.asked.append(("keys", prefix))
+        return super().keys(prefix)
+
+
+def test_an_overlay_asks_once_a_folder_what_is_there(tmp_path: Path) -> None:
+    below = CountedStore(tmp_path)
+    below.put_many([("tile/1/7", b"7"), ("tile/0/8", b"other")])
+    new = [(f"tile/{n % 2}/{n}", b"%d" % n) for n in range(500) if n != 8]
+    overlay = OverlayStore(below)
+    overlay.put_many(new[:250])
+    overlay.put_many(new[250:])
+    overlay.put_many(new[:10])  # 7 is compared again
+    lists = [("keys", "tile/0/"), ("keys", "tile/1/")]
+    assert below.asked == [*lists, ("open", "tile/1/7"), ("open", "tile/1/7")]
+    assert [*overlay.read_many(key for key, _data in new)] == [data for _key, data in new]
+    with pytest.raises(ObjectConflict):
+        overlay.put_many([("tile/0/8", b"8")])
+    with pytest.raises(ObjectConflict):
+        overlay.put_many([(new[0][0], b"changed")])
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/../b", "a//b", "."])

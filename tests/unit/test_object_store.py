@@ -342,6 +342,31 @@ def test_what_mends_a_folder_fits_what_failed(
         assert "the file" in str(error.value)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_limit_of_open_files_is_mended_by_another_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The machine's own limit cannot be reached by a test: the kernel is played."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ApgmsError, match=r"Too many open files.*Mend: ulimit -n 4096"):
+        read(FolderStore(tmp_path), "a")
+
+
+def test_a_process_that_may_open_few_files_is_told_how_to_open_more(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        with pytest.raises(ApgmsError, match="Mend: ulimit -n 4096"):
+            FolderStore(tmp_path).put_many((f"tile/{n}", b"1") for n in range(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert list(FolderStore(tmp_path).keys("")) == []
+
+
 def test_a_disk_that_fails_when_a_name_is_made_durable_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,9 +10,11 @@ import resource
 import signal
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
@@ -482,3 +484,67 @@ def test_a_session_that_cannot_be_opened_is_one_message_whatever_is_asked(
             attempt()
         assert error.value.reason == "object_store.unreachable"
         assert f"Mend: {mend}  # " in str(error.value)
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Refuses every request with a code alone, as some servers do."""
+
+    def do_GET(self) -> None:
+        code = self.server.code  # type: ignore[attr-defined]
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = f"<Error><Code>{code}</Code></Error>".encode()
+        self.send_response(404 if code == "NoSuchBucket" else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_GET  # noqa: N815 - as the base class calls it
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "NoSuchBucket",
+            "Why: there is no bucket nobodys (NoSuchBucket). "
+            "Mend: aws s3 mb s3://nobodys --endpoint-url {endpoint}  # or correct apgms_object_store",
+        ),
+        *(
+            (
+                code,
+                f"Why: the access key is not known there, or has another secret ({code}). "
+                "Mend: unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN; "
+                "aws sso login --profile default  # or set these variables rightly",
+            )
+            for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch")
+        ),
+    ],
+)
+def test_a_bucket_or_keys_that_are_wrong_are_named_whatever_is_asked(
+    monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+    server.code = code  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    store = open_object_store("s3://nobodys/evidence", endpoint)
+    for attempt in (
+        lambda: store.put_new("a", b"1"),
+        lambda: store.put_many([("a", b"1")]),
+        lambda: read(store, "a"),
+        lambda: [*store.read_many(["a"])],
+        lambda: [*store.keys("")],
+    ):
+        with pytest.raises(ApgmsError) as error:
+            attempt()
+        assert error.value.reason == "object_store.unreachable"
+        assert message.format(endpoint=endpoint) in str(error.value)
+    server.shutdown()
+    server.server_close()

@@ -26,6 +26,9 @@ attributes:
   diff_mode:
     support: full
     description: Shows state, attempts, job and receipt of the release before and after.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   manifest:
     description: The manifest checksum of the release, 64 hexadecimal digits.

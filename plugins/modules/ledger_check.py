@@ -23,6 +23,9 @@ attributes:
   diff_mode:
     support: none
     description: The module changes nothing.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   progress_file:
     description:

@@ -25,6 +25,9 @@ attributes:
   diff_mode:
     support: full
     description: Shows the number of rows of each table.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   seed_number:
     description: The same number gives the same ledger.

@@ -29,6 +29,9 @@ attributes:
   diff_mode:
     support: full
     description: Shows the tree, and rows, balance and chains with new rows of each namespace.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   log_key:
     description: Path of the log's Ed25519 private key (PEM), which the policy pins.

@@ -27,6 +27,9 @@ attributes:
   diff_mode:
     support: full
     description: Shows the frozen manifest's batches, or the files that were fetched.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   flags:
     description:

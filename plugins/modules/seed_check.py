@@ -21,6 +21,9 @@ attributes:
   diff_mode:
     support: none
     description: The module changes nothing.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   entities:
     description: How many entities the ledger must hold.

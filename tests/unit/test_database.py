@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -35,7 +42,99 @@ def test_unreachable_database_is_one_message() -> None:
     ):
         pass
     assert error.value.reason == "database.unreachable"
-    assert "pg_isready" in str(error.value)
+    mend = "Mend: start PostgreSQL at 127.0.0.1, port 1, or correct apgms_database_url"
+    assert mend in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        ({"user": "nobody"}, "Mend: correct the user in apgms_database_url"),
+        ({"dbname": "nothere"}, "Mend: correct the name of the database in apgms_database_url"),
+        ({"host": "/nowhere"}, "Mend: start PostgreSQL at /nowhere, port 5432"),
+    ],
+)
+def test_what_the_address_has_wrong_is_named(
+    database_url: str, wrong: dict[str, Any], mend: str
+) -> None:
+    url = psycopg.conninfo.make_conninfo(database_url, **wrong)
+    with pytest.raises(ApgmsError, match=mend) as error, connect(url, None, purpose="test"):
+        pass
+    assert error.value.reason == "database.unreachable"
+
+
+@pytest.fixture
+def url_with_password(database_url: str) -> Iterator[str]:
+    """The URL of a role that must give its password, which is ``right``."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        row = connection.execute("SHOW hba_file").fetchone()
+        hba = Path(row[0] if row else "")
+        before = hba.read_text()
+        connection.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+        hba.write_text(f"local all guarded scram-sha-256\n{before}")
+        connection.execute("SELECT pg_reload_conf()")
+        yield psycopg.conninfo.make_conninfo(database_url, user="guarded", password=None)
+        hba.write_text(before)
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("DROP ROLE guarded")
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_a_password_that_is_missing_or_wrong_is_named(
+    url_with_password: str, password: str | None
+) -> None:
+    with (
+        pytest.raises(ApgmsError, match="Mend: read -rs APGMS_DATABASE_PASSWORD; ") as error,
+        connect(url_with_password, password, purpose="test"),
+    ):
+        pass
+    assert error.value.reason == "database.unreachable"
+    with connect(url_with_password, "right", purpose="test"):
+        pass
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    files = ["-keyout", folder / f"{name}.key", "-out", folder / name]
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
+    subprocess.run([*new, *files], check=True, capture_output=True)
+
+
+@contextmanager
+def tls_server(folder: Path) -> Iterator[int]:
+    """Yield the port of what speaks TLS as PostgreSQL does, with a certificate of nobody's."""
+    make_certificate(folder, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server", folder / "server.key")
+
+    def answer() -> None:
+        client = listener.accept()[0]
+        client.recv(8)  # SSLRequest
+        client.sendall(b"S")
+        with client, contextlib.suppress(ssl.SSLError, OSError):
+            context.wrap_socket(client, server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("authority", "why"),
+    [("other", "certificate verify failed"), ("none", "root certificate file")],
+)
+def test_a_certificate_of_another_authority_is_named(
+    tmp_path: Path, authority: str, why: str
+) -> None:
+    make_certificate(tmp_path, "other")
+    with tls_server(tmp_path) as port:
+        url = f"postgresql://127.0.0.1:{port}/apgms?sslmode=verify-full&sslrootcert={tmp_path}"
+        with (
+            pytest.raises(ApgmsError, match=f"{why}.*Mend: have sslrootcert") as error,
+            connect(f"{url}/{authority}", None, purpose="test"),
+        ):
+            pass
+    assert error.value.reason == "database.unreachable"
 
 
 def test_password_in_the_url_is_refused_without_showing_it() -> None:
@@ -118,7 +217,7 @@ def test_a_limit_of_the_role_is_named_with_what_lifts_it(
         ("53100", "database.refused", "correct what the database names"),
         ("25006", "database.refused", "not a standby"),
         ("42501", "database.refused", "grant the role"),
-        ("57P01", "database.unreachable", "pg_isready"),
+        ("57P01", "database.unreachable", "start PostgreSQL at"),
     ],
 )
 def test_each_fault_says_what_it_is(database_url: str, code: str, reason: str, mend: str) -> None:

@@ -41,5 +41,6 @@ def test_a_mend_can_be_typed(where: str, mend: str) -> None:
         assert (ROOT / file).is_file()
     for playbook in re.findall(r"(?<!STACK=\? )ansible-playbook .*?(playbooks/\w+\.yml)", mend):
         assert "apgms_play_stack" in (ROOT / playbook).read_text()
+    assert mend.count(" versions") == mend.count("own versions or a backup of its folder")
     for variable in re.findall(r"-e (\w+)=", mend):
         assert f"\n{variable}:" in DEFAULTS

@@ -10,10 +10,13 @@ import resource
 import signal
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 
 import boto3
 import pytest
@@ -257,6 +260,39 @@ def test_an_overlay_writes_nothing_through(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class CountedStore(FolderStore):
+    """A folder store that notes what it is asked."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: list[tuple[str, str]] = []
+
+    def open(self, key: str) -> IO[bytes]:
+        self.asked.append(("open", key))
+        return super().open(key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        self.asked.append(("keys", prefix))
+        return super().keys(prefix)
+
+
+def test_an_overlay_asks_once_a_folder_what_is_there(tmp_path: Path) -> None:
+    below = CountedStore(tmp_path)
+    below.put_many([("tile/1/7", b"7"), ("tile/0/8", b"other")])
+    new = [(f"tile/{n % 2}/{n}", b"%d" % n) for n in range(500) if n != 8]
+    overlay = OverlayStore(below)
+    overlay.put_many(new[:250])
+    overlay.put_many(new[250:])
+    overlay.put_many(new[:10])  # 7 is compared again
+    lists = [("keys", "tile/0/"), ("keys", "tile/1/")]
+    assert below.asked == [*lists, ("open", "tile/1/7"), ("open", "tile/1/7")]
+    assert [*overlay.read_many(key for key, _data in new)] == [data for _key, data in new]
+    with pytest.raises(ObjectConflict):
+        overlay.put_many([("tile/0/8", b"8")])
+    with pytest.raises(ObjectConflict):
+        overlay.put_many([(new[0][0], b"changed")])
+
+
 @pytest.mark.parametrize("key", ["", "/a", "a/../b", "a//b", "."])
 def test_keys_stay_inside_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError):
@@ -319,6 +355,31 @@ def test_what_mends_a_folder_fits_what_failed(
         assert f"Mend: {mend} {tmp_path}" in str(error.value)
         assert "aws" not in str(error.value)
         assert "the file" in str(error.value)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_limit_of_open_files_is_mended_by_another_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The machine's own limit cannot be reached by a test: the kernel is played."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ApgmsError, match=r"Too many open files.*Mend: ulimit -n 4096"):
+        read(FolderStore(tmp_path), "a")
+
+
+def test_a_process_that_may_open_few_files_is_told_how_to_open_more(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        with pytest.raises(ApgmsError, match="Mend: ulimit -n 4096"):
+            FolderStore(tmp_path).put_many((f"tile/{n}", b"1") for n in range(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert list(FolderStore(tmp_path).keys("")) == []
 
 
 def test_a_disk_that_fails_when_a_name_is_made_durable_is_one_message(
@@ -436,3 +497,67 @@ def test_a_session_that_cannot_be_opened_is_one_message_whatever_is_asked(
             attempt()
         assert error.value.reason == "object_store.unreachable"
         assert f"Mend: {mend}  # " in str(error.value)
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Refuses every request with a code alone, as some servers do."""
+
+    def do_GET(self) -> None:
+        code = self.server.code  # type: ignore[attr-defined]
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = f"<Error><Code>{code}</Code></Error>".encode()
+        self.send_response(404 if code == "NoSuchBucket" else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_GET  # noqa: N815 - as the base class calls it
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "NoSuchBucket",
+            "Why: there is no bucket nobodys (NoSuchBucket). "
+            "Mend: aws s3 mb s3://nobodys --endpoint-url {endpoint}  # or correct apgms_object_store",
+        ),
+        *(
+            (
+                code,
+                f"Why: the access key is not known there, or has another secret ({code}). "
+                "Mend: unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN; "
+                "aws sso login --profile default  # or set these variables rightly",
+            )
+            for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch")
+        ),
+    ],
+)
+def test_a_bucket_or_keys_that_are_wrong_are_named_whatever_is_asked(
+    monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+    server.code = code  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    store = open_object_store("s3://nobodys/evidence", endpoint)
+    for attempt in (
+        lambda: store.put_new("a", b"1"),
+        lambda: store.put_many([("a", b"1")]),
+        lambda: read(store, "a"),
+        lambda: [*store.read_many(["a"])],
+        lambda: [*store.keys("")],
+    ):
+        with pytest.raises(ApgmsError) as error:
+            attempt()
+        assert error.value.reason == "object_store.unreachable"
+        assert message.format(endpoint=endpoint) in str(error.value)
+    server.shutdown()
+    server.server_close()

@@ -6,6 +6,7 @@ Connections are in autocommit; every write stands in an explicit ``connection.tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,23 @@ _TIMEOUTS = {
 }
 """SQLSTATE to the setting of the database or the role that sets the limit."""
 _CONFLICTS = ("40001", "40P01")
+_MENDS = {
+    "password authentication failed|no password supplied": (
+        "read -rs APGMS_DATABASE_PASSWORD; export APGMS_DATABASE_PASSWORD  # or set "
+        "apgms_database_password, or correct the user in apgms_database_url"
+    ),
+    "certificate verify failed|root certificate file": (
+        "have sslrootcert in apgms_database_url name the certificate (PEM) of the CA that signed "
+        "the server's"
+    ),
+    'role ".*" does not exist': (
+        "correct the user in apgms_database_url, or have the owner of the database create the role"
+    ),
+    'database ".*" does not exist': (
+        "correct the name of the database in apgms_database_url, or have it created"
+    ),
+}
+"""Words of libpq and the server to what mends a connection that they refused."""
 _READ_ONLY = "25006"
 _NO_RIGHT = "42501"
 
@@ -144,7 +162,7 @@ def _fault(url: str, error: psycopg.Error) -> ApgmsError:
             "The database cannot be reached, or the connection to it broke",
             where=url,
             why=why,
-            mend=f"pg_isready -d '{url}'  # then run the same command again",
+            mend=f"{_mend_connection(url, why)}; then run the same command again",
         )
     return ApgmsError(
         "database.refused",
@@ -153,6 +171,16 @@ def _fault(url: str, error: psycopg.Error) -> ApgmsError:
         why=why,
         mend=_mend_refusal(url, code),
     )
+
+
+def _mend_connection(url: str, why: str) -> str:
+    """Return what mends a connection; while it is being made, the words of its fault are all."""
+    for words, mend in _MENDS.items():
+        if re.search(words, why):
+            return mend
+    parts = psycopg.conninfo.conninfo_to_dict(url)
+    host, port = parts.get("host", "localhost"), parts.get("port", 5432)
+    return f"start PostgreSQL at {host}, port {port}, or correct apgms_database_url"
 
 
 def _mend_interruption(url: str, setting: str | None) -> str:

@@ -321,4 +321,8 @@ def _mend_folder(url: str, error: OSError) -> str:
             return f"namei -l {folder}  # let uid {os.geteuid()} read and write there, {again}"
         case errno.EIO | errno.ESTALE:
             return f"findmnt -T {folder}  # have the disk or the mount looked at, {again}"
+        case errno.EMFILE:
+            return f"ulimit -n 4096  # in this shell, {again} in it"
+        case errno.ENFILE:
+            return f"ulimit -n 4096; cat /proc/sys/fs/file-nr  # end what holds so many, {again}"
     return f"ls -la {folder}  # remove or correct what is in the way, {again}"

@@ -115,7 +115,7 @@ def _digest(data: bytes | Path) -> bytes:
         return stream_digest(stream)
 
 
-def unreachable(url: str, error: Exception, mend: str) -> ApgmsError:
+def unreachable(url: str, error: Exception | str, mend: str) -> ApgmsError:
     """Return the refusal of a store that cannot be used."""
     return ApgmsError(
         "object_store.unreachable",

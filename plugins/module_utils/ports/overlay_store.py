@@ -27,6 +27,7 @@ class OverlayStore:
         self.url = store.url
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the overlay
         self._places: dict[str, tuple[int, int]] = {}
+        self._listed: dict[str, frozenset[str]] = {}
         self._lock = threading.RLock()
 
     def put_new(self, key: str, data: bytes | Path) -> bool:
@@ -40,10 +41,21 @@ class OverlayStore:
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
         for key, data in objects:
-            self.put_new(key, data)
+            with self._lock:
+                if key in self._places or key in self._stored_beside(key):
+                    self.put_new(key, data)
+                else:
+                    self._keep(key, data)
 
     def putting(self) -> AbstractContextManager[Putter]:
         return contextlib.nullcontext(PutHere(self.put_many))
+
+    def _stored_beside(self, key: str) -> frozenset[str]:
+        """Return the keys below this key's folder; to ask for each key takes a request each."""
+        folder = key[: key.rfind("/") + 1]
+        if folder not in self._listed:
+            self._listed[folder] = frozenset(self._store.keys(folder))
+        return self._listed[folder]
 
     def _keep(self, key: str, data: bytes) -> None:
         try:

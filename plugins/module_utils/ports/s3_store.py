@@ -25,6 +25,7 @@ REQUESTS_AT_ONCE = 8
 BATCHES_AT_ONCE = 4
 CONNECTIONS = (1 + BATCHES_AT_ONCE) * REQUESTS_AT_ONCE
 """A pool with room for the threads of as many batches, and one that reads."""
+AGAIN = "then run the same command again"
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -48,9 +49,9 @@ class S3Store:
                 )
             except botocore.exceptions.ClientError as error:
                 if _status(error) != 412:
-                    raise _unreachable(self.url, error) from error
+                    raise self._unreachable(error) from error
             except botocore.exceptions.BotoCoreError as error:
-                raise _unreachable(self.url, error) from error
+                raise self._unreachable(error) from error
             else:
                 return True
         # 412 also answers botocore's own retry of a put whose reply was lost: compare.
@@ -71,12 +72,13 @@ class S3Store:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
         except botocore.exceptions.ClientError as error:
-            if _status(error) == 404:
+            if _status(error) == 404 and _code(error) != "NoSuchBucket":
                 raise ObjectMissing(self.url, key) from None
-            raise _unreachable(self.url, error) from error
+            raise self._unreachable(error) from error
         except botocore.exceptions.BotoCoreError as error:
-            raise _unreachable(self.url, error) from error
-        return cast("IO[bytes]", io.BufferedReader(_S3Body(answer["Body"], self.url), CHUNK_BYTES))
+            raise self._unreachable(error) from error
+        body = _S3Body(answer["Body"], self._unreachable)
+        return cast("IO[bytes]", io.BufferedReader(body, CHUNK_BYTES))
 
     def read_many(self, keys: Iterable[str]) -> Iterator[bytes]:
         self._client  # noqa: B018 - made before threads share it
@@ -91,7 +93,21 @@ class S3Store:
                 for entry in page.get("Contents", []):
                     yield entry["Key"].removeprefix(self._prefix)
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            raise _unreachable(self.url, error) from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> ApgmsError:
+        code = _code(error)
+        if code == "NoSuchBucket":
+            why = f"there is no bucket {self._bucket} ({code})"
+            return unreachable(self.url, why, f"{self._make_bucket()}, {AGAIN}")
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            why = f"the access key is not known there, or has another secret ({code})"
+            return unreachable(self.url, why, f"{_mend_keys()}, {AGAIN}")
+        return unreachable(self.url, error, f"{_mend_session(error)}, {AGAIN}")
+
+    def _make_bucket(self) -> str:
+        endpoint = f" --endpoint-url {shlex.quote(self._endpoint)}" if self._endpoint else ""
+        return f"aws s3 mb s3://{self._bucket}{endpoint}  # or correct apgms_object_store"
 
     @property
     def _client(self) -> S3Client:
@@ -103,7 +119,7 @@ class S3Store:
                     config=botocore.config.Config(max_pool_connections=CONNECTIONS),
                 )
             except (botocore.exceptions.BotoCoreError, ValueError) as error:
-                raise _unreachable(self.url, error) from error
+                raise self._unreachable(error) from error
         return self._client_made
 
 
@@ -128,9 +144,9 @@ class _PutInThreads:
 class _S3Body(io.RawIOBase):
     """The body of an answer, with the faults of its connection in the operator's words."""
 
-    def __init__(self, body: Any, url: str) -> None:
+    def __init__(self, body: Any, refusal: Callable[[Exception], ApgmsError]) -> None:
         self._body = body
-        self._url = url
+        self._refusal = refusal
 
     def readable(self) -> bool:
         return True
@@ -139,7 +155,7 @@ class _S3Body(io.RawIOBase):
         try:
             return int(self._body.readinto(buffer))
         except botocore.exceptions.BotoCoreError as error:
-            raise _unreachable(self._url, error) from error
+            raise self._refusal(error) from error
 
     def close(self) -> None:
         self._body.close()
@@ -165,10 +181,22 @@ def _status(error: Any) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _unreachable(url: str, error: Exception) -> ApgmsError:
+def _code(error: Any) -> str:
+    """Return the code of an answer, and nothing where there was no answer."""
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _mend_session(error: Exception) -> str:
     if isinstance(error, botocore.exceptions.ProfileNotFound):
-        mend = "aws configure list-profiles  # set AWS_PROFILE to one of them, then run the same"
-        return unreachable(url, error, f"{mend} command again")
-    profile = shlex.quote(os.environ.get("AWS_PROFILE", "default"))
-    mend = f"aws sso login --profile {profile}  # or correct apgms_object_store, or its rights"
-    return unreachable(url, error, f"{mend}; then run the same command again")
+        return "aws configure list-profiles  # set AWS_PROFILE to one of them"
+    return f"aws sso login --profile {_profile()}  # or correct apgms_object_store, or its rights"
+
+
+def _mend_keys() -> str:
+    """Return what mends wrong keys: those of the environment are taken before any session's."""
+    unset = "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN"
+    return f"{unset}; aws sso login --profile {_profile()}  # or set these variables rightly"
+
+
+def _profile() -> str:
+    return shlex.quote(os.environ.get("AWS_PROFILE", "default"))

@@ -238,7 +238,7 @@ def segment_damaged(where: str) -> ApgmsError:
         "An archived segment of the ledger log is damaged",
         where=where,
         why="its rows do not have the leaf hashes of the tree",
-        mend="restore this object from the object store's own versions",
+        mend="restore this object from the object store's own versions or a backup of its folder",
     )
 
 

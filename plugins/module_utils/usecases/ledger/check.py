@@ -230,7 +230,8 @@ def _read(store: ObjectStore, key: str, parse: Callable[[bytes], T]) -> T:
             "An object of the ledger log cannot be read",
             where=f"{store.url}/{key}",
             why=str(error),
-            mend="restore this object from the object store's own versions",
+            mend="restore this object from the object store's own versions or a backup of its "
+            "folder",
         ) from None
 
 

@@ -480,7 +480,8 @@ def object_damaged(where: str, why: str) -> ApgmsError:
         "An object of the ledger log is damaged",
         where=where,
         why=why,
-        mend="restore this object from the object store's own versions, then run the same command",
+        mend="restore this object from the object store's own versions or a backup of its folder, "
+        "then run the same command again",
     )
 
 
@@ -491,8 +492,8 @@ def object_missing(where: str, why: str) -> ApgmsError:
         "An object of the ledger log is not in the object store",
         where=where,
         why=why,
-        mend="restore the object from the object store's own versions, then run the same command "
-        "again",
+        mend="restore the object from the object store's own versions or a backup of its folder, "
+        "then run the same command again",
     )
 
 
@@ -503,6 +504,6 @@ def tile_damaged(where: str, why: str) -> ApgmsError:
         "A hash tile of the ledger log is damaged",
         where=where,
         why=why,
-        mend="restore this object from the object store's own versions, then: "
-        "make ledger-snapshot STACK=$STACK ARGS='-e ledger_snapshot_verify=full'",
+        mend="restore this object from the object store's own versions or a backup of its folder, "
+        "then: make ledger-snapshot STACK=$STACK ARGS='-e ledger_snapshot_verify=full'",
     )

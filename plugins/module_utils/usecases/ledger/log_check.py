@@ -166,6 +166,6 @@ def _store_behind(log: LedgerLog, why: str) -> ApgmsError:
         "The object store does not hold the log that the database knows",
         where=log.store.url,
         why=why,
-        mend="check apgms_object_store; if objects were deleted, restore them from the bucket's "
-        "versions",
+        mend="check apgms_object_store; if objects were deleted, restore them from the object "
+        "store's own versions or a backup of its folder",
     )

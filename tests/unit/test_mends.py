@@ -31,7 +31,7 @@ def words(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else "?"
 
 
-@pytest.mark.parametrize(("where", "mend"), mends())
+@pytest.mark.parametrize(("where", "mend"), list(mends()))
 def test_a_mend_can_be_typed(where: str, mend: str) -> None:
     made = re.findall(r"\bmake ([a-z]+-[a-z-]+|[a-z]+(?= STACK=))", mend)
     assert set(made) <= TARGETS

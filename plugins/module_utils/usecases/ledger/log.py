@@ -196,8 +196,8 @@ class LedgerLog:
                 where=self.at(key),
                 why=str(error),
                 mend="compare log.key in the policy with the key of apgms_log_key; a checkpoint "
-                "that was altered comes back from the object store's own versions or a backup, and "
-                "the database has it in apgms_release.ledger_checkpoint, column note",
+                "that was altered comes back from the object store's own versions or a backup of its "
+                "folder; the database has it too, in apgms_release.ledger_checkpoint, column note",
             ) from None
         return LogHead(self.origin, size, found.root, note)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
     Policy,
@@ -22,6 +23,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain 
     Link,
     next_link,
 )
+from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
@@ -128,6 +130,25 @@ class Stack:
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
+
+
+def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
+    """Load rows into the ledger of a stack."""
+    with psycopg.connect(stack.url, autocommit=True) as connection:
+        writer.load(connection, count)
+
+
+def insert_as(stack: Stack, row_id: int, row: tuple[Any, ...] | None = None) -> None:
+    """Insert a row under an id of its own choice."""
+    statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
+    stack.execute(statement, row_id, *(row or LedgerWriter(seed=row_id + 7).row()))
+
+
+def refusal(stack: Stack, **options: Any) -> ApgmsError:
+    """Return what a snapshot is refused with."""
+    with pytest.raises(ApgmsError) as caught:
+        stack.snapshot(**options)
+    return caught.value
 
 
 def make_stack(url: str, folder: Path) -> Stack:

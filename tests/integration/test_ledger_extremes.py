@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
@@ -26,7 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rest
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
     extents_between,
 )
-from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, insert_as, make_stack
 
 LEAST, MOST = -(2**63), 2**63 - 1
 ENDS = {
@@ -48,15 +47,9 @@ def writer() -> LedgerWriter:
     return LedgerWriter(chains=1)
 
 
-def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        writer.load(connection, count)
-
-
 def insert_at(stack: Stack, writer: LedgerWriter, row_ids: list[int]) -> None:
     for row_id in row_ids:
-        statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
-        stack.execute(statement, row_id, *writer.row())
+        insert_as(stack, row_id, writer.row())
 
 
 def require_sound(stack: Stack, rows: int) -> None:

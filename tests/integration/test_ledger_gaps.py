@@ -25,7 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chai
     verify_chains_against_leaves,
 )
 from tests.conftest import ROOT
-from tests.ledgers import COLUMNS, INSERT, LedgerWriter, Stack, make_stack
+from tests.ledgers import COLUMNS, LedgerWriter, Stack, insert_as, make_stack
 
 PLACES: dict[str, Callable[[int], int]] = {
     "every second": lambda n: 2 * n,
@@ -58,11 +58,6 @@ def fill(stack: Stack, writer: LedgerWriter, ids: Iterable[int]) -> None:
     with psycopg.connect(stack.url) as connection, connection.cursor().copy(command) as copy:
         for row_id in ids:
             copy.write_row((row_id, *writer.row()))
-
-
-def insert_as(stack: Stack, row_id: int, row: tuple[Any, ...] | None = None) -> None:
-    statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
-    stack.execute(statement, row_id, *(row or LedgerWriter(seed=row_id + 7).row()))
 
 
 def gap(ids: list[int], after: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -16,7 +15,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chec
     check_ledger,
 )
 from tests.conftest import APGMS_SCHEMA
-from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
+from tests.ledgers import INSERT, LedgerWriter, Stack, fill, make_stack, refusal
 
 
 @pytest.fixture
@@ -27,17 +26,6 @@ def stack(database_url: str, tmp_path: Path) -> Stack:
 @pytest.fixture
 def writer() -> LedgerWriter:
     return LedgerWriter()
-
-
-def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        writer.load(connection, count)
-
-
-def refusal(stack: Stack, **options: Any) -> ApgmsError:
-    with pytest.raises(ApgmsError) as caught:
-        stack.snapshot(**options)
-    return caught.value
 
 
 def check(stack: Stack) -> Findings:

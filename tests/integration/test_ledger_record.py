@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
@@ -25,7 +24,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log 
     PLAN_SCHEMA,
     LedgerLog,
 )
-from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, insert_as, make_stack
 
 RECORD = "apgms_release.ledger_extent"
 CHECKPOINT = "apgms_release.ledger_checkpoint"
@@ -45,16 +44,6 @@ def stack(database_url: str, tmp_path: Path) -> Stack:
     for table in (RECORD, CHECKPOINT):
         made.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
     return made
-
-
-def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        writer.load(connection, count)
-
-
-def insert_as(stack: Stack, row_id: int) -> None:
-    statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
-    stack.execute(statement, row_id, *LedgerWriter(3, seed=row_id).row())
 
 
 def reason(act: Callable[..., Any], **options: Any) -> str:

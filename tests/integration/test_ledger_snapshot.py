@@ -53,7 +53,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snap
 )
 from services.keys import make_keys
 from tests.folders import without_rights
-from tests.ledgers import INSERT, LedgerWriter, Stack, make_stack
+from tests.ledgers import INSERT, LedgerWriter, Stack, fill, insert_as, make_stack, refusal
 
 
 @pytest.fixture
@@ -64,22 +64,6 @@ def stack(database_url: str, tmp_path: Path) -> Stack:
 @pytest.fixture
 def writer() -> LedgerWriter:
     return LedgerWriter()
-
-
-def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        writer.load(connection, count)
-
-
-def refusal(stack: Stack, **options: object) -> ApgmsError:
-    with pytest.raises(ApgmsError) as caught:
-        stack.snapshot(**options)
-    return caught.value
-
-
-def insert_as(stack: Stack, row_id: int, writer: LedgerWriter) -> None:
-    statement = INSERT.replace("(abn", "(id, abn").replace("(%s", "(%s, %s")
-    stack.execute(statement, row_id, *writer.row())
 
 
 def ask_for_an_origin(stack: Stack) -> str:
@@ -331,7 +315,7 @@ def ids(ranges: list[list[str]]) -> list[int]:
 def test_a_row_inserted_below_the_frontier_is_named(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 30)
     stack.snapshot()
-    insert_as(stack, -5, writer)
+    insert_as(stack, -5, writer.row())
     snapshot = stack.snapshot(verify="full")
     assert snapshot.late == [-5]
 
@@ -342,7 +326,7 @@ def test_a_late_row_alone_does_not_narrow_a_full_verification(
     fill(stack, writer, 30)
     stack.execute("UPDATE owa_ledger SET hash_after = NULL WHERE id = 20")
     stack.snapshot()
-    insert_as(stack, -5, writer)
+    insert_as(stack, -5, writer.row())
     snapshot = stack.snapshot(verify="full")
     assert snapshot.late == [-5]
     assert ("null_hash", ((20, 20),)) in [(one.kind, one.ids) for one in snapshot.deviations]
@@ -439,7 +423,7 @@ def test_ids_that_rows_share_stop_every_act(stack: Stack, writer: LedgerWriter) 
     stack.snapshot()
     stack.execute("ALTER TABLE owa_ledger DROP CONSTRAINT owa_ledger_pkey")
     assert stack.snapshot(verify="full").tree_size == 300
-    insert_as(stack, 300, writer)
+    insert_as(stack, 300, writer.row())
     for verify in ("incremental", "full"):
         error = refusal(stack, verify=verify)
         assert error.reason == "log.duplicate_id"
@@ -1023,7 +1007,7 @@ def test_a_rehearsal_is_not_misled_by_rows_that_come_meanwhile(
     require_values = snapshots.require_values
 
     def come(*arguments: Any) -> None:
-        insert_as(stack, 5, writer)
+        insert_as(stack, 5, writer.row())
         require_values(*arguments)
 
     monkeypatch.setattr(snapshots, "require_values", come)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
@@ -20,7 +19,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rest
     find_damage,
     put_back,
 )
-from tests.ledgers import LedgerWriter, Stack, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, make_stack
 
 TEXTS = ("abn", "tax_type", "period_id")
 HASHES = ("bank_receipt_hash", "prev_hash", "hash_after")
@@ -30,11 +29,6 @@ AMOUNTS = ("amount_cents", "balance_after_cents")
 @pytest.fixture
 def stack(database_url: str, tmp_path: Path) -> Stack:
     return make_stack(database_url, tmp_path)
-
-
-def fill(stack: Stack, writer: LedgerWriter, count: int) -> None:
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        writer.load(connection, count)
 
 
 def retype(stack: Stack, kind: str, *columns: str) -> None:

@@ -12,7 +12,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -486,17 +486,21 @@ def test_a_session_that_cannot_be_opened_is_one_message_whatever_is_asked(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     store = open_object_store("s3://bucket", endpoint)
-    for attempt in (
+    for attempt in everything_asked_of(store):
+        with pytest.raises(ApgmsError) as error:
+            attempt()
+        assert error.value.reason == "object_store.unreachable"
+        assert f"Mend: {mend}  # " in str(error.value)
+
+
+def everything_asked_of(store: ObjectStore) -> list[Callable[[], object]]:
+    return [
         lambda: store.put_new("a", b"1"),
         lambda: store.put_many([("a", b"1")]),
         lambda: read(store, "a"),
         lambda: [*store.read_many(["a"])],
         lambda: [*store.keys("")],
-    ):
-        with pytest.raises(ApgmsError) as error:
-            attempt()
-        assert error.value.reason == "object_store.unreachable"
-        assert f"Mend: {mend}  # " in str(error.value)
+    ]
 
 
 class Refusal(BaseHTTPRequestHandler):
@@ -548,13 +552,7 @@ def test_a_bucket_or_keys_that_are_wrong_are_named_whatever_is_asked(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     store = open_object_store("s3://nobodys/evidence", endpoint)
-    for attempt in (
-        lambda: store.put_new("a", b"1"),
-        lambda: store.put_many([("a", b"1")]),
-        lambda: read(store, "a"),
-        lambda: [*store.read_many(["a"])],
-        lambda: [*store.keys("")],
-    ):
+    for attempt in everything_asked_of(store):
         with pytest.raises(ApgmsError) as error:
             attempt()
         assert error.value.reason == "object_store.unreachable"

@@ -117,14 +117,14 @@ def _require_columns_of_then(connection: Connection, log: LedgerLog, size: int, 
     """Require of a plan's columns that others came after them: a table grows at its end."""
     present = ledger_columns(connection)
     before = log.snapshot(size).columns if log.sizes() else ()
-    if (*present[: len(plan.columns)],) != plan.columns or not {*before} <= {*plan.columns}:
+    if tuple(present[: len(plan.columns)]) != plan.columns or not {*before} <= {*plan.columns}:
         raise object_damaged(log.at(log.plan_key(size)), "it leaves out a column of the ledger")
 
 
 def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:
     """Yield what a snapshot after ``size`` stored before it was cut off; no leaf speaks of it."""
     header = line(plan.columns)
-    for _first, key in log.segments_from(size):
+    for key in log.segments_from(size):
         lines = read(log.store, key).splitlines(keepends=True)
         if lines[:1] == [header]:
             yield Segment(plan.columns, tuple(lines[1:]))

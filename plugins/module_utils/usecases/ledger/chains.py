@@ -31,6 +31,7 @@ CHAIN_KEY = ("abn", "tax_type", "period_id")
 CHAIN_NUMBER: LiteralString = (
     "hashtextextended(abn, hashtextextended(tax_type, hashtextextended(period_id, {salt})))"
 )
+"""The number that stands for a chain while rows are sorted; it is salted anew each time."""
 ORDER_BITS = 24
 """Low bits of a row's sort key, which keep the order of ids; the high ones stand for its chain."""
 LARGEST_SUMMAND = 1 << 61

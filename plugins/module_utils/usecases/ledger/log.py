@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
@@ -41,7 +41,6 @@ FIELDS = {
 }
 """What each kind of document must say."""
 TILES_KEPT = 256
-Parsed = TypeVar("Parsed")
 _SIZE = re.compile(r"[0-9]{16}")
 _SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
 _GENERATION = re.compile(r"[0-9]{4,}")
@@ -166,12 +165,12 @@ class LedgerLog:
         names = (key.rpartition("/")[2] for key in self.store.keys(self.key("checkpoint/")))
         return [int(name) for name in names if _SIZE.fullmatch(name)]
 
-    def segments_from(self, position: int) -> Iterator[tuple[int, str]]:
-        """Yield the stored segments from a position on, ascending: where each begins, and its key."""
+    def segments_from(self, position: int) -> Iterator[str]:
+        """Yield the keys of the stored segments from a position on, ascending."""
         for key in self.store.keys(self.key("segment/")):
             match = _SEGMENT.fullmatch(key.rpartition("/")[2])
             if match and int(match[1]) >= position:
-                yield int(match[1]), key
+                yield key
 
     def newest(self) -> LogHead:
         """Return the newest checkpoint, its signature verified."""
@@ -209,8 +208,7 @@ class LedgerLog:
         folder = self.key("cosignature/")
         names = {key.removeprefix(folder).split("/")[0] for key in self.store.keys(folder)}
         sizes = {int(name) for name in names if _SIZE.fullmatch(name)}
-        heads = map(self.head, sorted(sizes, reverse=True))
-        for head in heads:
+        for head in map(self.head, sorted(sizes, reverse=True)):
             confirmed = self.cosignatures(head)
             if by in confirmed or (by is None and confirmed):
                 return head
@@ -323,9 +321,10 @@ class LedgerLog:
             plan = Plan(_columns(document["columns"]), late, fresh)
             if not plan.size:
                 raise ValueError("it plans no row")
-            return _in_full(plan, plan.document(self.origin, size), document)
+            _require_in_full(plan.document(self.origin, size), document)
         except (AttributeError, TypeError, ValueError) as error:
             raise object_damaged(self.at(key), str(error)) from None
+        return plan
 
     def put_plan(self, size: int, plan: Plan) -> None:
         """Decide what the snapshot after ``size`` admits."""
@@ -426,7 +425,8 @@ def _parse_snapshot(said: dict[str, Any]) -> LogSnapshot:
         bytes.fromhex(entry["rows_sha256"])
         for counted in (entry, *entry["periods"].values()):
             int(counted["balance_cents"]) + counted["rows"]
-    return _in_full(parsed, parsed.document(), said)
+    _require_in_full(parsed.document(), said)
+    return parsed
 
 
 def _columns(said: Iterable[Any]) -> tuple[str, ...]:
@@ -436,10 +436,9 @@ def _columns(said: Iterable[Any]) -> tuple[str, ...]:
     return columns
 
 
-def _in_full(parsed: Parsed, document: dict[str, Any], said: dict[str, Any]) -> Parsed:
-    if document != said:
+def _require_in_full(understood: dict[str, Any], said: dict[str, Any]) -> None:
+    if understood != said:
         raise ValueError("it says something else than its format has")
-    return parsed
 
 
 def current_origin(store: ObjectStore, policy: Policy) -> str:

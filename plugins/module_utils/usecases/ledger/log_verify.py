@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ...domain.ledger.extent import Scan, scans
+from ...domain.ledger.extent import scans
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
@@ -80,9 +80,10 @@ def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Itera
     stored = [each for snapshot in admitted_later(log, 0) for each in snapshot.segments]
     late = late_ids(connection, log.origin)
     for begin, end, columns in column_epochs(connection, log.origin):
-        selected: Iterable[Scan] = admitted_scans(connection, log.origin, begin, end, late)
-        if not sees_one_state(connection):
-            selected = scans(admitted(connection, log.origin, begin, end))
+        if sees_one_state(connection):
+            selected = admitted_scans(connection, log.origin, begin, end, late)
+        else:
+            selected = list(scans(admitted(connection, log.origin, begin, end)))
         with contextlib.closing(scanned(connection, columns, selected)) as source:
             for first, until in stored:
                 if begin <= first < end:

@@ -290,8 +290,9 @@ def _planned(connection: Connection, log: LedgerLog, head: LogHead, seen: _Seen)
         require_never_planned(log, found)
         fresh = [] if newest is None else extents_between(connection, after, newest)
         plan = Plan(tuple(ledger_columns(connection)), tuple(extents([found])), tuple(fresh))
-    selected = plan.scans(without)
-    if not sees_one_state(connection):
+    if sees_one_state(connection):
+        selected = plan.scans(without)
+    else:
         selected = list(scans(ranges_of(plan.extents)))
     require_values(connection, selected)
     return _Admission(head, after, plan, selected, unfinished)
@@ -436,11 +437,11 @@ def _admit(
 
 def _require_stored(log: LedgerLog, admission: _Admission, logged: LogSnapshot) -> None:
     """Require of a store that what went into it is in it, before a head says so."""
+    size = logged.previous_size
     wanted = {log.segment_key(*ends) for ends in logged.segments}
     if admission.plan.size:
-        wanted.add(log.plan_key(logged.previous_size))
-    segments = (key for _first, key in log.segments_from(logged.previous_size))
-    found = {*segments, *log.store.keys(log.plan_key(logged.previous_size))}
+        wanted.add(log.plan_key(size))
+    found = {*log.segments_from(size), *log.store.keys(log.plan_key(size))}
     if gone := sorted(wanted - found):
         raise object_missing(log.at(gone[0]), "it was stored a moment ago, and is gone")
 

@@ -227,7 +227,7 @@ def test_a_planned_row_that_is_gone_is_named_though_another_has_come(
         path.unlink()
     error = refused(stack)
     assert error.reason == "log.rows_gone"
-    assert f"rows missing: {gone}" in str(error)
+    assert f"missing: {gone}" in str(error)
 
 
 def test_a_snapshot_that_was_stored_but_not_recorded_is_recorded(

@@ -7,8 +7,10 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from ...domain.formats.canonical import canonical, sha256_hex
 from ...domain.ledger.extent import (
     NAMED_RANGES,
     Extent,
@@ -29,6 +31,8 @@ from .table import ledger_columns, require_present
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
+DAMAGE_SCHEMA = "apgms.release/damage/1"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -43,11 +47,47 @@ class Segment:
         return [int(row.split(b"\t", column + 1)[column]) for row in self.lines]
 
 
-class Difference(NamedTuple):
-    """Archived rows that are not in the ledger as they were."""
+@dataclass(frozen=True)
+class Damage:
+    """Admitted rows that are not in the ledger as they were; ids as ranges."""
 
-    changed: list[IdRange]
-    missing: list[IdRange]
+    origin: str
+    missing: tuple[IdRange, ...] = ()
+    changed: tuple[IdRange, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.changed)
+
+    @cached_property
+    def document(self) -> bytes:
+        """The canonical bytes whose SHA-256 a restore statement names."""
+        return canonical(
+            {
+                "schema": DAMAGE_SCHEMA,
+                "origin": self.origin,
+                "missing": pairs(self.missing),
+                "changed": pairs(self.changed),
+            }
+        )
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the document."""
+        return sha256_hex(self.document)
+
+    @property
+    def words(self) -> str:
+        """Which rows, for a message."""
+        named = (("missing", self.missing), ("changed", self.changed))
+        return "; ".join(f"{word}: {shown(ids)}" for word, ids in named if ids) or "none"
+
+    @property
+    def ids(self) -> dict[str, list[list[str]]]:
+        """The ids as JSON values, as many as a result names."""
+        return {
+            "missing_ids": pairs(self.missing, NAMED_RANGES),
+            "changed_ids": pairs(self.changed, NAMED_RANGES),
+        }
 
 
 def admitted_later(log: LedgerLog, size: int) -> Iterator[LogSnapshot]:
@@ -91,7 +131,7 @@ def require_never_planned(log: LedgerLog, ids: Sequence[int]) -> None:
         for one in plan.extents if plan else ():
             there = ids[bisect_left(ids, one.first) : bisect_right(ids, one.last)]
             if there and (one.gapless or not set(there).isdisjoint(one.ids())):
-                raise differ(log, "log.rows_differ", [], [])
+                raise record_differs(log)
 
 
 def require_as_planned(
@@ -105,11 +145,11 @@ def require_as_planned(
     """
     require_present(connection, plan.columns)
     _require_columns_of_then(connection, log, size, plan)
-    changed, _missing = compare(connection, _begun(log, size, plan))
+    changed = compare(connection, log, _begun(log, size, plan)).changed
     late = missing_ids(connection, ranges_of(plan.late))
     fresh, without = missing_and_between(connection, plan.fresh)
-    if changed or late or fresh:
-        raise rows_gone(log, changed, [*late, *fresh])
+    if gone := Damage(log.origin, (*late, *fresh), changed):
+        raise rows_gone(gone)
     return without
 
 
@@ -161,18 +201,17 @@ def require_same_rows(
 
     :raises ApgmsError: ``reason``, naming every row that is changed or missing
     """
-    found = compare(connection, segments(log, snapshot))
-    if found.changed or found.missing:
-        raise differ(log, reason, *found)
+    if damage := compare(connection, log, segments(log, snapshot)):
+        raise differ(reason, damage)
 
 
-def compare(connection: Connection, archived: Iterable[Segment]) -> Difference:
+def compare(connection: Connection, log: LedgerLog, archived: Iterable[Segment]) -> Damage:
     """Compare archived rows with the ledger's."""
     changed: list[int] = []
     missing: list[int] = []
     for segment in archived:
         _compare_segment(connection, segment, changed, missing)
-    return Difference(compress(sorted(changed)), compress(sorted(missing)))
+    return Damage(log.origin, tuple(compress(sorted(missing))), tuple(compress(sorted(changed))))
 
 
 def _compare_segment(
@@ -192,42 +231,41 @@ def _compare_segment(
             changed.append(row_id)
 
 
-def differ(
-    log: LedgerLog, reason: str, changed: list[IdRange], missing: list[IdRange]
-) -> ApgmsError:
-    """Return the refusal of a ledger whose rows are not those of the log."""
-    if not changed and not missing:
-        return ApgmsError(
-            reason,
-            "The database's record of the ledger log is not what the log says",
-            where=f"tables ledger_extent and ledger_checkpoint in apgms_release, log {log.origin}",
-            why="the ids that they give to the positions of the log are not those of its rows",
-            mend="restore the tables of the schema apgms_release from a backup, or open a new "
-            "origin under a signed restore statement (docs/ledger-log.md, Restore)",
-        )
+def record_differs(log: LedgerLog) -> ApgmsError:
+    """Return the refusal of a database whose record of the log is not what the log says."""
     return ApgmsError(
-        reason,
-        "The ledger is not what the log says",
-        where=f"table owa_ledger, log {log.origin}",
-        why=_named(changed, missing),
-        mend="find out who changed the ledger or restored the database; docs/ledger-log.md "
-        "(Restore) says how rows are put back, or a new origin is opened, under a signed statement",
-        changed_ids=pairs(changed, NAMED_RANGES),
-        missing_ids=pairs(missing, NAMED_RANGES),
+        "log.rows_differ",
+        "The database's record of the ledger log is not what the log says",
+        where=f"tables ledger_extent and ledger_checkpoint in apgms_release, log {log.origin}",
+        why="the ids that they give to the positions of the log are not those of its rows",
+        mend="restore the tables of the schema apgms_release from a backup, or open a new "
+        "origin under a signed restore statement (docs/ledger-log.md, Restore)",
     )
 
 
-def rows_gone(log: LedgerLog, changed: list[IdRange], missing: list[IdRange]) -> ApgmsError:
+def differ(reason: str, damage: Damage) -> ApgmsError:
+    """Return the refusal of a ledger whose rows are not those of the log."""
+    return ApgmsError(
+        reason,
+        "The ledger is not what the log says",
+        where=f"table owa_ledger, log {damage.origin}",
+        why=f"rows {damage.words}",
+        mend="find out who changed the ledger or restored the database; docs/ledger-log.md "
+        "(Restore) says how rows are put back, or a new origin is opened, under a signed statement",
+        **damage.ids,
+    )
+
+
+def rows_gone(damage: Damage) -> ApgmsError:
     """Return the refusal of a ledger whose rows went while they were being admitted."""
     return ApgmsError(
         "log.rows_gone",
         "Ledger rows are not what a snapshot, cut off before, had begun to admit",
-        where=f"table owa_ledger, log {log.origin}",
-        why=_named(changed, missing),
+        where=f"table owa_ledger, log {damage.origin}",
+        why=f"rows {damage.words}",
         mend="find out who changed them and put them back, then take the snapshot again; or open a "
         "new origin under a signed restore statement (docs/ledger-log.md, Restore)",
-        changed_ids=pairs(changed, NAMED_RANGES),
-        missing_ids=pairs(missing, NAMED_RANGES),
+        **damage.ids,
     )
 
 
@@ -240,8 +278,3 @@ def segment_damaged(where: str) -> ApgmsError:
         why="its rows do not have the leaf hashes of the tree",
         mend="restore this object from the object store's own versions or a backup of its folder",
     )
-
-
-def _named(changed: list[IdRange], missing: list[IdRange]) -> str:
-    found = (("changed", changed), ("missing", missing))
-    return "; ".join(f"rows {word}: {shown(ids)}" for word, ids in found if ids)

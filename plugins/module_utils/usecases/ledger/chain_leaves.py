@@ -19,7 +19,7 @@ from ...domain.ledger.tree import HASH_BYTES
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress
-from .archive import differ
+from .archive import Damage, differ, record_differs
 from .log import LedgerLog, LogHead
 from .records import column_epochs, frontier, is_whole, late_ids, positions
 from .rows import one_view, rows
@@ -52,14 +52,14 @@ def verify_chains_against_leaves(
     with one_view(connection):
         require_unique_ids(connection)
         if not is_whole(connection, log.origin, head.tree_size):
-            raise differ(log, "log.rows_differ", [], [])
+            raise record_differs(log)
         _require_count(connection, log, head, policy.stack)
         ids = _ids(connection, list(chains))
         strange: list[int] = []
         places = _places(connection, log, ids, strange)
         differing = compress(sorted(_differing(connection, log, head, places, len(ids), progress)))
     if differing:
-        raise differ(log, "log.rows_differ", differing, [])
+        raise differ("log.rows_differ", Damage(log.origin, changed=tuple(differing)))
     if strange and not growing:
         raise _not_admitted(log, strange, policy.stack)
 

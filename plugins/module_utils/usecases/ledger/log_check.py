@@ -16,7 +16,7 @@ from ...domain.ledger.tree import TILE_WIDTH, edge_tiles
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
-from .archive import admitted_later, differ, require_same_rows
+from .archive import Damage, admitted_later, differ, record_differs, require_same_rows
 from .log import LedgerLog, LogHead, forked, tile_damaged
 from .records import (
     admitted,
@@ -70,7 +70,7 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
         raise tile_damaged(log.at(log.key("tile/")), f"the right edge ({edge}) has another root")
     _require_recorded(log, recorded, head)
     if not is_whole(connection, log.origin, recorded.tree_size):
-        raise differ(log, "log.rows_differ", [], [])
+        raise record_differs(log)
     cosigned = log.cosigned()
     if cosigned is not None:
         log.require_prefix(cosigned, head)
@@ -157,7 +157,8 @@ def _tail_differs(
             position, position + 1, recorded.tree_size
         ):
             changed.append(row_id)
-    return differ(log, "log.rows_differ", compress(changed), compress(missing))
+    damage = Damage(log.origin, tuple(compress(missing)), tuple(compress(changed)))
+    return differ("log.rows_differ", damage)
 
 
 def _store_behind(log: LedgerLog, why: str) -> ApgmsError:

@@ -20,7 +20,7 @@ from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
-from .archive import admitted_later, all_segments, compare, differ, segment_damaged
+from .archive import admitted_later, all_segments, compare, differ, record_differs, segment_damaged
 from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
 from .records import admitted, admitted_scans, column_epochs, late_ids, recorded_notes
 from .rows import ROWS_AT_ONCE, one_view, scanned, sees_one_state
@@ -168,4 +168,5 @@ def _named(log: LedgerLog, keys: list[str]) -> str:
 def rows_that_differ(connection: Connection, log: LedgerLog, reason: str) -> ApgmsError:
     """Compare the ledger with the archive and return the refusal that names the rows."""
     with one_view(connection):
-        return differ(log, reason, *compare(connection, all_segments(log)))
+        damage = compare(connection, log, all_segments(log))
+    return differ(reason, damage) if damage else record_differs(log)

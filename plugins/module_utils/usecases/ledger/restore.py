@@ -8,13 +8,11 @@ that was changed is not overwritten: it is kept aside and named.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...domain.approval.policy import Policy
 from ...domain.approval.statement import Signed
-from ...domain.formats.canonical import canonical, sha256_hex
+from ...domain.formats.canonical import sha256_hex
 from ...domain.ledger.extent import NAMED_RANGES, IdRange, expand, pairs, shown, total
 from ...domain.ledger.leaf import line
 from ...errors import ApgmsError
@@ -26,7 +24,7 @@ from ..acts.lease import Lease, hold
 from ..approvals.approvals import consume, require_statement
 from ..rollback.order import StackPorts
 from ..stack import kill_switch
-from .archive import all_segments, compare
+from .archive import Damage, all_segments, compare
 from .log import LedgerLog
 from .records import open_log
 from .rows import one_view, rows
@@ -34,41 +32,8 @@ from .rows import one_view, rows
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-SCHEMA = "apgms.release/damage/1"
 ACT = "restore rows"
 """The ``act`` in the subject of a restore statement about rows."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Admitted rows that are not in the ledger as they were; ids as ranges."""
-
-    origin: str
-    missing: tuple[IdRange, ...]
-    changed: tuple[IdRange, ...]
-
-    @cached_property
-    def document(self) -> bytes:
-        """The canonical bytes whose SHA-256 a restore statement names."""
-        return canonical(
-            {
-                "schema": SCHEMA,
-                "origin": self.origin,
-                "missing": pairs(self.missing),
-                "changed": pairs(self.changed),
-            }
-        )
-
-    @property
-    def sha256(self) -> str:
-        """The digest of the document."""
-        return sha256_hex(self.document)
-
-    @property
-    def words(self) -> str:
-        """Which rows, for a message."""
-        named = (("missing", self.missing), ("changed", self.changed))
-        return "; ".join(f"{word}: {shown(ids)}" for word, ids in named if ids) or "none"
 
 
 def find_damage(connection: Connection, log: LedgerLog) -> Damage:
@@ -77,8 +42,7 @@ def find_damage(connection: Connection, log: LedgerLog) -> Damage:
     :raises ApgmsError: ``log.segment_damaged``
     """
     with one_view(connection):
-        found = compare(connection, all_segments(log))
-    return Damage(log.origin, tuple(found.missing), tuple(found.changed))
+        return compare(connection, log, all_segments(log))
 
 
 def predict(connection: Connection, store: ObjectStore, policy: Policy) -> Damage:
@@ -105,7 +69,7 @@ def restore(ports: StackPorts, *, operator: str, holder: str, statements_dir: st
         catch_up(ports.connection, ports.store, ports.journal, lease, ports.steps)
         log = open_log(ports.connection, ports.store, ports.policy)
         damage = find_damage(ports.connection, log)
-        if not (damage.missing or damage.changed):
+        if not damage:
             return damage
         _keep_aside(ports, log, damage)
         if damage.changed:
@@ -189,8 +153,7 @@ def put_back(connection: Connection, log: LedgerLog, damage: Damage) -> None:
         if lines:
             _copy(connection, segment.columns, lines)
     connection.execute(_ADVANCE)
-    again = find_damage(connection, log)
-    if again.missing or again.changed:
+    if again := find_damage(connection, log):
         raise _not_the_same(again)
 
 
@@ -228,9 +191,8 @@ def result(damage: Damage) -> dict[str, Any]:
         "damage_sha256": damage.sha256,
         "missing": total(damage.missing),
         "changed_rows": total(damage.changed),
-        "missing_ids": pairs(damage.missing, NAMED_RANGES),
-        "changed_ids": pairs(damage.changed, NAMED_RANGES),
         "rows": damage.words,
+        **damage.ids,
     }
 
 

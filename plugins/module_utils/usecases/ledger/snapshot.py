@@ -30,6 +30,7 @@ from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .archive import (
+    Damage,
     admitted_later,
     archived_extents,
     require_as_planned,
@@ -420,7 +421,8 @@ def _admit(
     segments = _store_rows(connection, log, admission, builder, namespaces, putter, progress)
     if builder.size - before.tree_size != plan.size:
         require_unique_ids(connection)
-        raise rows_gone(log, [], missing_ids(connection, ranges_of(plan.extents)))
+        missing = missing_ids(connection, ranges_of(plan.extents))
+        raise rows_gone(Damage(log.origin, tuple(missing)))
     logged = LogSnapshot(
         log.origin,
         builder.size,

@@ -7,9 +7,9 @@ module: ledger_cosign
 short_description: Confirm the newest ledger checkpoint as an auditor
 version_added: 0.1.0
 description:
-  - The auditor's act. Rebuilds the tree from the archived rows, on top of the last checkpoint that
-    this auditor confirmed, and cosigns the newest checkpoint (C2SP tlog-cosignature, Ed25519) where
-    the signed root comes out, and the totals and digests by namespace are those of the rows.
+  - The auditor's act. Rebuilds the tree from all archived rows, and cosigns the newest checkpoint
+    (C2SP tlog-cosignature, Ed25519) where every signed root comes out, and the totals and digests
+    by namespace are those of the rows.
   - Needs the object store and the auditor's own copy of the policy, no database.
   - From then on a ledger or a log that does not begin with the confirmed tree stops every act.
 author: The APGMS release team (@apgms)
@@ -20,12 +20,20 @@ attributes:
   diff_mode:
     support: full
     description: Shows the confirmed tree size before and after.
+  async:
+    support: none
+    description: The controller waits beside the module, to show how far it is.
 options:
   cosign_key:
     description:
       - Path of the auditor's Ed25519 private key (PEM), pinned in C(log.cosigners) of the policy.
     type: path
     required: true
+  progress_file:
+    description:
+      - File that progress is appended to, a line at a time.
+      - On the controller the task shows these lines itself while it runs, and this is not needed.
+    type: path
 extends_documentation_fragment:
   - apgms.release.stack
   - apgms.release.object_store
@@ -59,7 +67,9 @@ cosigner:
   returned: success
   type: str
 rebuilt_rows:
-  description: How many archived rows were hashed again; 0 where it was confirmed before.
+  description:
+    - How many archived rows were hashed and counted again, which are all of the log's.
+    - 0 where the checkpoint was confirmed before.
   returned: success
   type: int
 """
@@ -75,6 +85,10 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import (
+    Progress,
+    say_into,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     read_policy,
 )
@@ -88,6 +102,7 @@ def act(call: Call) -> Outcome:
         read_policy(options["policy"], options["stack"]),
         open_signer(options["cosign_key"], "ed25519"),
         SystemClock(),
+        Progress(say_into(options["progress_file"])),
     )
     after = {"confirmed_size": done.head.tree_size}
     return Outcome(
@@ -112,6 +127,7 @@ def main() -> None:
             **OBJECT_STORE_SPEC,
             **POLICY_SPEC,
             "cosign_key": {"type": "path", "required": True, "no_log": False},
+            "progress_file": {"type": "path"},
         },
     )
 

@@ -1,9 +1,9 @@
 # GNU General Public License v3.0+ (see COPYING)
 """The auditor's confirmation of a ledger checkpoint: a C2SP cosignature.
 
-What it says is that the auditor has rebuilt the tree from the archived rows, on top of the last
-checkpoint he confirmed, and counted again what the snapshots say by namespace. He needs the object
-store and his own copy of the policy, no database.
+What it says is that the auditor has rebuilt the tree from the archived rows, and counted again what
+the snapshots say by namespace: from the first row on, since nothing that he signed before holds these
+totals. He needs the object store and his own copy of the policy, no database.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ...errors import ApgmsError
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
 from ...ports.signer import Signer, key_id
+from ..acts.progress import Progress, say_into
 from .archive import admitted_later, segments
 from .files import Namespaces, Totals
 from .log import LedgerLog, LogHead, LogSnapshot, forked, object_damaged
@@ -36,10 +37,17 @@ class Cosigned:
     line: bytes | None
 
 
-def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> Cosigned:
-    """Rebuild the tree above the last confirmed checkpoint, then confirm the newest one.
+def cosign(
+    store: ObjectStore,
+    policy: Policy,
+    signer: Signer,
+    clock: Clock,
+    progress: Progress | None = None,
+) -> Cosigned:
+    """Rebuild the tree of the archived rows, then confirm the newest checkpoint.
 
     :param signer: the auditor's Ed25519 key, one that the policy pins as a cosigner
+    :param progress: told how many rows are done
     :raises ApgmsError: ``log.unknown_cosigner``, ``log.nothing_to_cosign``, ``log.forked``,
         ``log.segment_damaged``, ``log.tile_damaged``, ``log.object_damaged``
     """
@@ -52,37 +60,29 @@ def cosign(store: ObjectStore, policy: Policy, signer: Signer, clock: Clock) -> 
     if name in log.cosignatures(head):
         return Cosigned(head, name, before.tree_size, 0, None)
     log.require_prefix(before, head)
-    rebuilt = _rebuild(log, before, head)
+    _rebuild(log, head, progress or Progress(say_into(None)))
     time = int(clock.now().timestamp())
     cosignature = notes.cosign(head.note, name, signer.public_pem, time, signer.sign)
     store.put_new(log.cosignature_key(head.tree_size, name), cosignature)
-    return Cosigned(head, name, before.tree_size, rebuilt, cosignature)
+    return Cosigned(head, name, before.tree_size, head.tree_size, cosignature)
 
 
-def _rebuild(log: LedgerLog, before: LogHead, head: LogHead) -> int:
-    builder = log.builder(before.tree_size)
-    known = log.snapshot(before.tree_size).namespaces if before.note else {}
-    for snapshot in admitted_later(log, before.tree_size):
-        counted = _counted(log, snapshot, builder, known)
+def _rebuild(log: LedgerLog, head: LogHead, progress: Progress) -> None:
+    builder, known = TreeBuilder(), dict[str, Any]()
+    progress.begin()
+    for snapshot in admitted_later(log, 0):
+        namespaces, totals = Namespaces(known, snapshot.columns), Totals(snapshot.columns)
+        for segment in segments(log, snapshot):
+            leaves = leaf_hashes(line(segment.columns), segment.lines)
+            builder.append(leaves)
+            namespaces.add(segment.lines, leaves)
+            totals.add(segment.lines)
+            progress.done("Counting archived rows", builder.size, head.tree_size, "rows")
         if builder.root() != log.head(snapshot.tree_size).root:
             where = log.at(log.key("segment/"))
             raise forked(where, "the archived rows do not give the signed root")
-        _require_as_counted(log, snapshot, builder.root(), counted)
+        _require_as_counted(log, snapshot, builder.root(), namespaces.document(totals.found()))
         known = snapshot.namespaces
-    return builder.size - before.tree_size
-
-
-def _counted(
-    log: LedgerLog, snapshot: LogSnapshot, builder: TreeBuilder, known: dict[str, Any]
-) -> dict[str, Any]:
-    """Append a snapshot's rows; return what they make of the namespaces known before."""
-    namespaces, totals = Namespaces(known, snapshot.columns), Totals(snapshot.columns)
-    for segment in segments(log, snapshot):
-        leaves = leaf_hashes(line(segment.columns), segment.lines)
-        builder.append(leaves)
-        namespaces.add(segment.lines, leaves)
-        totals.add(segment.lines)
-    return namespaces.document(totals.found())
 
 
 def _require_as_counted(

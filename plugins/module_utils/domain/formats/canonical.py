@@ -8,10 +8,14 @@ refused: no signed document of this collection needs one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 MAX_SAFE_INTEGER = 2**53 - 1
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def canonical(value: Any) -> bytes:
@@ -19,7 +23,9 @@ def canonical(value: Any) -> bytes:
 
     :raises ValueError: for floats, integers above 2**53 - 1, lone surrogates, non-string keys
     """
-    return _serialise(value).encode("utf-8")
+    written = io.BytesIO()
+    _write(value, written.write)
+    return written.getvalue()
 
 
 def parse_canonical(data: bytes) -> Any:
@@ -60,22 +66,36 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _serialise(value: Any) -> str:
+def _write(value: Any, write: Callable[[bytes], object]) -> None:
+    """Write a value piece by piece: a plan of millions of ids is held in memory once."""
     if value is None or isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, int):
+        write(_text(value))
+    elif isinstance(value, int):
         if abs(value) > MAX_SAFE_INTEGER:
             raise ValueError(f"{value} is beyond 2**53 - 1: write it as a string")
-        return str(value)
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_serialise, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(_member(key, value[key]) for key in _sorted_keys(value)) + "}"
-    raise ValueError(f"{type(value).__name__} has no canonical form here")
+        write(b"%d" % value)
+    elif isinstance(value, list | tuple):
+        write(b"[")
+        for separator, item in zip(_separators(), value):  # noqa: B905 - they do not end
+            write(separator)
+            _write(item, write)
+        write(b"]")
+    elif isinstance(value, dict):
+        write(b"{")
+        for separator, key in zip(_separators(), _sorted_keys(value)):  # noqa: B905
+            write(separator + _text(key) + b":")
+            _write(value[key], write)
+        write(b"}")
+    else:
+        raise ValueError(f"{type(value).__name__} has no canonical form here")
 
 
-def _member(key: str, value: Any) -> str:
-    return f"{json.dumps(key, ensure_ascii=False)}:{_serialise(value)}"
+def _text(value: bool | str | None) -> bytes:
+    return _ENCODER.encode(value).encode("utf-8")
+
+
+def _separators() -> Iterator[bytes]:
+    return chain((b"",), repeat(b","))
 
 
 def _sorted_keys(value: dict[Any, Any]) -> list[str]:

@@ -252,10 +252,10 @@ def take_snapshot(
         rows = seen.new_rows + (head.tree_size if verify == "full" else 0)
         many = is_idle(connection) and rows >= MANY_ROWS
         beside = many and not being_written(connection, clock)
-        with one_view(connection):
+        done = progress or Progress(say_into(None))
+        with _putting(store, seen.new_rows) as putter, one_view(connection):
             admission = _planned(connection, log, head, seen)
-            done = progress or Progress(say_into(None))
-            return _take(connection, log, signer, admission, beside, verify, done)
+            return _take(connection, log, signer, admission, putter, beside, verify, done)
 
 
 def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
@@ -304,6 +304,7 @@ def _take(
     log: LedgerLog,
     signer: Signer,
     admission: _Admission,
+    putter: Putter,
     beside: bool,
     verify: Verify,
     progress: Progress,
@@ -312,10 +313,7 @@ def _take(
     scope = Scope(None, admission.scope.upto) if verify == "full" else admission.scope
     if many := admission.rows_in(scope) >= MANY_ROWS:
         progress.say(f"Checking the chains of {admission.rows_in(scope):,} rows")
-    with (
-        _putting(log.store, admission.plan) as putter,
-        _counted(connection, admission, scope, beside and many) as counted,
-    ):
+    with _counted(connection, admission, scope, beside and many) as counted:
         if verify == "full":
             builder = verify_history(connection, log, before, progress)
         else:
@@ -361,8 +359,8 @@ def _result(
     )
 
 
-def _putting(store: ObjectStore, plan: Plan) -> AbstractContextManager[Putter]:
-    if plan.size >= MANY_ROWS:
+def _putting(store: ObjectStore, rows: int) -> AbstractContextManager[Putter]:
+    if rows >= MANY_ROWS:
         return store.putting()
     return contextlib.nullcontext(PutHere(store.put_many))
 

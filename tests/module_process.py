@@ -21,14 +21,17 @@ def run_module(
     check: bool = False,
     diff: bool = True,
     environment: dict[str, str] | None = None,
+    memory: int | None = None,
 ) -> dict[str, Any]:
     """Return the result of a module; ``failed`` is in it where it failed.
 
     :param environment: variables that the process has besides those of this one
+    :param memory: how many bytes of address space it may have
     """
     arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": diff}
+    limited = [] if memory is None else ["prlimit", f"--as={memory}"]
     done = subprocess.run(
-        [sys.executable, "-m", f"{PACKAGE}.{name}"],
+        [*limited, sys.executable, "-m", f"{PACKAGE}.{name}"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
         capture_output=True,
         text=True,

@@ -120,9 +120,22 @@ def run_module(
         outcome = act(call)
     except ApgmsError as error:
         module.fail_json(msg=str(error), reason=error.reason, **error.details)
+    except MemoryError:
+        refusal = _out_of_memory()
+        module.fail_json(msg=str(refusal), reason=refusal.reason)
     result = {"changed": outcome.changed, **outcome.result}
     if module._diff and (outcome.before is not None or outcome.after is not None):
         result["diff"] = {"before": outcome.before, "after": outcome.after}
     if outcome.failure:
         module.fail_json(msg=outcome.failure, **result)
     module.exit_json(**result)
+
+
+def _out_of_memory() -> ApgmsError:
+    return ApgmsError(
+        "host.out_of_memory",
+        "The module ran out of memory; its transaction was rolled back",
+        where=socket.gethostname(),
+        why="the operating system gave no more to this process",
+        mend="ulimit -v; free -m  # let it have 512 MiB, then run the same command again",
+    )

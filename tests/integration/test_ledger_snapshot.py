@@ -31,7 +31,11 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import chain_leaves
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    admission,
+    chain_leaves,
+    storing,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
@@ -542,8 +546,8 @@ def test_a_store_that_loses_what_went_into_it_gets_no_head(
 def test_wide_rows_make_shorter_segments(
     stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "SEGMENT_BYTES", 1000)
-    monkeypatch.setattr(snapshots, "ROWS_AT_ONCE", 8)
+    monkeypatch.setattr(storing, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(storing, "ROWS_AT_ONCE", 8)
     fill(stack, writer, 20)
     assert stack.snapshot().logged.segments == ((0, 8), (8, 16), (16, 20))
     assert stack.snapshot(verify="full").tree_size == 20
@@ -670,8 +674,8 @@ def flip(path: Path) -> None:
 def test_a_full_verification_names_all_damaged_objects_at_once(
     stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "SEGMENT_ROWS", 256)
-    monkeypatch.setattr(snapshots, "ROWS_AT_ONCE", 256)
+    monkeypatch.setattr(storing, "SEGMENT_ROWS", 256)
+    monkeypatch.setattr(storing, "ROWS_AT_ONCE", 256)
     fill(stack, writer, 26 * 256)
     log = stack.folder / "store" / "log" / stack.snapshot().origin
     saved = {path: path.read_bytes() for path in log.rglob("*") if path.is_file()}
@@ -1024,13 +1028,13 @@ def test_a_rehearsal_is_not_misled_by_rows_that_come_meanwhile(
 ) -> None:
     fill(stack, writer, 20)
     stack.execute("DELETE FROM owa_ledger WHERE id IN (5, 6)")
-    require_values = snapshots.require_values
+    require_values = admission.require_values
 
     def come(*arguments: Any) -> None:
         insert_as(stack, 5, writer.row())
         require_values(*arguments)
 
-    monkeypatch.setattr(snapshots, "require_values", come)
+    monkeypatch.setattr(admission, "require_values", come)
     with stack.connection() as connection, rehearsal(connection):
         predicted = stack.snapshot_over(connection, store=OverlayStore(stack.store))
     assert predicted.tree_size == 18

@@ -9,19 +9,17 @@ what the snapshot says of itself and then the signed checkpoint, record it in th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import sha256_hex
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import IdRange, Scan, expand, extents, ranges_of, scans
-from ...domain.ledger.leaf import leaf_hashes, line
-from ...domain.ledger.tree import Tile, TreeBuilder
+from ...domain.ledger.extent import ranges_of
+from ...domain.ledger.tree import TreeBuilder
 from ...errors import ApgmsError
 from ...libraries import psycopg
 from ...ports.clock import Clock
@@ -29,46 +27,37 @@ from ...ports.object_store import ObjectStore
 from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
+from .admission import Admission, look, plan_admission
 from .archive import (
     Damage,
     admitted_later,
     archived_extents,
-    require_as_planned,
-    require_never_planned,
     rows_gone,
 )
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
-from .log import LedgerLog, LogHead, LogSnapshot, Plan, object_missing
+from .log import LedgerLog, LogHead, LogSnapshot, object_missing
 from .log_check import compare_heads
 from .log_verify import rows_that_differ, verify_history
-from .records import frontier, late_ids, open_log, record, require_new
+from .records import frontier, open_log, record
 from .rows import (
     POLL_SECONDS,
-    ROWS_AT_ONCE,
     PeriodTotal,
     Writer,
     being_written,
-    extents_between,
     in_transaction,
     is_idle,
     missing_ids,
-    newest_id,
     one_view,
     period_totals,
-    require_values,
     same_view_beside,
-    scanned,
-    sees_one_state,
-    wait_for_writers,
 )
+from .storing import store_rows
 from .table import ledger_columns, require_unique_ids
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-SEGMENT_ROWS = 1 << 15
-SEGMENT_BYTES = 1 << 24
 MANY_ROWS = 50_000
 """From here on a connection, or a process, of their own is worth it."""
 WAIT_SECONDS = 30.0
@@ -172,46 +161,6 @@ class Snapshot:
         return before, after
 
 
-class _Seen(NamedTuple):
-    """How far log and ledger go when a snapshot begins: a plan that was left, or the newest id."""
-
-    plan: Plan | None
-    after: int | None
-    newest: int | None
-    unfinished: list[Writer]
-
-    @property
-    def new_rows(self) -> int:
-        """About how many rows there are to admit: as many as there are ids."""
-        if self.plan is not None:
-            return self.plan.size
-        return 0 if self.newest is None else self.newest - (self.after or 0)
-
-
-@dataclass(frozen=True)
-class _Admission:
-    """What one snapshot admits after ``head``, and what reads it in its view."""
-
-    head: LogHead
-    after: int | None
-    plan: Plan
-    scans: list[Scan]
-    unfinished: list[Writer]
-
-    @property
-    def late(self) -> tuple[int, ...]:
-        return tuple(expand(ranges_of(self.plan.late)))
-
-    @property
-    def scope(self) -> Scope:
-        upto = self.plan.fresh[-1].last if self.plan.fresh else self.after
-        return Scope(self.after, 0 if upto is None else upto, self.late)
-
-    def rows_in(self, scope: Scope) -> int:
-        """How many rows a scope has: the new ones, or all."""
-        return self.plan.size + (self.head.tree_size if scope.after is None else 0)
-
-
 class _Counts(NamedTuple):
     """What the database finds out about the rows by itself."""
 
@@ -248,13 +197,13 @@ def take_snapshot(
             if verify == "full" and error.reason in ("log.rows_differ", "log.database_behind"):
                 raise rows_that_differ(connection, log, error.reason) from None
             raise
-        seen = _seen(connection, log, head, clock, wait_seconds)
+        seen = look(connection, log, head, clock, wait_seconds)
         rows = seen.new_rows + (head.tree_size if verify == "full" else 0)
         many = is_idle(connection) and rows >= MANY_ROWS
         beside = many and not being_written(connection, clock)
         done = progress or Progress(say_into(None))
         with _putting(store, seen.new_rows) as putter, one_view(connection):
-            admission = _planned(connection, log, head, seen)
+            admission = plan_admission(connection, log, head, seen)
             return _take(connection, log, signer, admission, putter, beside, verify, done)
 
 
@@ -268,42 +217,11 @@ def _catch_up(connection: Connection, log: LedgerLog) -> LogHead:
     return head
 
 
-def _seen(
-    connection: Connection, log: LedgerLog, head: LogHead, clock: Clock, wait_seconds: float
-) -> _Seen:
-    """Look how far log and ledger go, and wait for those that are writing the ledger."""
-    after, plan = frontier(connection, log.origin), log.plan(head.tree_size)
-    if plan is not None:
-        return _Seen(plan, after, None, [])
-    newest = newest_id(connection)
-    return _Seen(None, after, newest, wait_for_writers(connection, clock, wait_seconds))
-
-
-def _planned(connection: Connection, log: LedgerLog, head: LogHead, seen: _Seen) -> _Admission:
-    """Decide which rows the snapshot admits, and how they are read."""
-    plan, after, newest, unfinished = seen
-    without: list[IdRange] = []
-    if plan is not None:
-        require_new(connection, log, head.tree_size, plan, after)
-        without = require_as_planned(connection, log, head.tree_size, plan)
-    else:
-        found = late_ids(connection, log.origin) if head.tree_size else []
-        require_never_planned(log, found)
-        fresh = [] if newest is None else extents_between(connection, after, newest)
-        plan = Plan(tuple(ledger_columns(connection)), tuple(extents([found])), tuple(fresh))
-    if sees_one_state(connection):
-        selected = plan.scans(without)
-    else:
-        selected = list(scans(ranges_of(plan.extents)))
-    require_values(connection, selected)
-    return _Admission(head, after, plan, selected, unfinished)
-
-
 def _take(
     connection: Connection,
     log: LedgerLog,
     signer: Signer,
-    admission: _Admission,
+    admission: Admission,
     putter: Putter,
     beside: bool,
     verify: Verify,
@@ -332,7 +250,7 @@ def _take(
 
 def _result(
     log: LedgerLog,
-    admission: _Admission,
+    admission: Admission,
     head: LogHead,
     logged: LogSnapshot,
     checked_rows: int,
@@ -367,7 +285,7 @@ def _putting(store: ObjectStore, rows: int) -> AbstractContextManager[Putter]:
 
 @contextlib.contextmanager
 def _counted(
-    connection: Connection, admission: _Admission, scope: Scope, beside: bool
+    connection: Connection, admission: Admission, scope: Scope, beside: bool
 ) -> Iterator[Callable[[], _Counts]]:
     """Let the database check and count; yield the way to the result.
 
@@ -403,7 +321,7 @@ def _counted(
 def _admit(
     connection: Connection,
     log: LedgerLog,
-    admission: _Admission,
+    admission: Admission,
     builder: TreeBuilder,
     putter: Putter,
     counted: Callable[[], _Counts],
@@ -416,7 +334,7 @@ def _admit(
     namespaces = Namespaces(
         log.snapshot(before.tree_size).namespaces if before.note else {}, plan.columns
     )
-    segments = _store_rows(connection, log, admission, builder, namespaces, putter, progress)
+    segments = store_rows(connection, log, admission, builder, namespaces, putter, progress)
     if builder.size - before.tree_size != plan.size:
         require_unique_ids(connection)
         missing = missing_ids(connection, ranges_of(plan.extents))
@@ -435,7 +353,7 @@ def _admit(
     return logged
 
 
-def _require_stored(log: LedgerLog, admission: _Admission, logged: LogSnapshot) -> None:
+def _require_stored(log: LedgerLog, admission: Admission, logged: LogSnapshot) -> None:
     """Require of a store that what went into it is in it, before a head says so."""
     size = logged.previous_size
     wanted = {log.segment_key(*ends) for ends in logged.segments}
@@ -453,59 +371,6 @@ def _signed(log: LedgerLog, signer: Signer, logged: LogSnapshot) -> LogHead:
     head = LogHead(log.origin, logged.tree_size, logged.root, note)
     log.put_head(head)
     return head
-
-
-def _store_rows(
-    connection: Connection,
-    log: LedgerLog,
-    admission: _Admission,
-    builder: TreeBuilder,
-    namespaces: Namespaces,
-    putter: Putter,
-    progress: Progress,
-) -> list[tuple[int, int]]:
-    """Store the segments and tiles of the plan's rows; return where the segments begin and end."""
-    segments: list[tuple[int, int]] = []
-    before, plan = builder.size, admission.plan
-    progress.begin()
-    with contextlib.closing(scanned(connection, plan.columns, admission.scans)) as source:
-        while (segment := _next_segment(source, plan.columns, builder, namespaces)).rows:
-            segments.append((builder.size - segment.rows, builder.size))
-            key = log.segment_key(*segments[-1])
-            putter.put([(key, segment.parts), *_in_parts(log.tile_objects(segment.tiles))])
-            progress.done("Admitting ledger rows", builder.size - before, plan.size, "rows")
-    putter.put(_in_parts(log.tile_objects(builder.edge())))
-    putter.settle()
-    return segments
-
-
-def _in_parts(objects: list[tuple[str, bytes]]) -> list[tuple[str, list[bytes]]]:
-    return [(key, [data]) for key, data in objects]
-
-
-class _NewSegment(NamedTuple):
-    """Rows to store as one segment, in parts, and the tiles that they complete."""
-
-    rows: int
-    parts: list[bytes]
-    tiles: list[tuple[Tile, bytes]]
-
-
-def _next_segment(
-    source: Iterator[bytes], columns: Sequence[str], builder: TreeBuilder, namespaces: Namespaces
-) -> _NewSegment:
-    """Take the rows of one segment; a few at a time, while the processor's cache holds them."""
-    header = line(columns)
-    first, parts = builder.size, [header]
-    tiles: list[tuple[Tile, bytes]] = []
-    while builder.size - first < SEGMENT_ROWS and sum(map(len, parts)) < SEGMENT_BYTES:
-        if not (batch := list(islice(source, ROWS_AT_ONCE))):
-            break
-        leaves = leaf_hashes(header, batch)
-        namespaces.add(batch, leaves)
-        tiles += builder.append(leaves)
-        parts.append(b"".join(batch))
-    return _NewSegment(builder.size - first, parts, tiles)
 
 
 def _require_log_key(signer: Signer, policy: Policy) -> None:

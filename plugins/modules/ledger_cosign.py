@@ -11,7 +11,8 @@ description:
     (C2SP tlog-cosignature, Ed25519) where every signed root comes out, and the totals and digests
     by namespace are those of the rows.
   - Needs the object store and the auditor's own copy of the policy, no database.
-  - From then on a ledger or a log that does not begin with the confirmed tree stops every act.
+  - From then on a log that does not begin with the confirmed tree stops every snapshot, release and
+    rollback.
 author: The APGMS release team (@apgms)
 attributes:
   check_mode:

@@ -45,7 +45,9 @@ options:
     choices: [incremental, full]
     default: incremental
   wait_seconds:
-    description: How long to wait for transactions that are writing the ledger, in seconds.
+    description:
+      - How long to wait for transactions that are writing the ledger, in seconds; and, before that,
+        as long again for another snapshot of the same log.
     type: float
     default: 30
   manifest:
@@ -162,12 +164,12 @@ cosigned_size:
   type: int
 changed_ids:
   description: Ranges of ids of rows that are not what the log admitted.
-  returned: when the reason is log.rows_differ or log.database_behind
+  returned: when the reason is log.rows_differ, log.database_behind or log.rows_gone
   type: list
   elements: list
 missing_ids:
   description: Ranges of ids of rows that the log admitted and the ledger lacks.
-  returned: when the reason is log.rows_differ or log.database_behind
+  returned: when the reason is log.rows_differ, log.database_behind or log.rows_gone
   type: list
   elements: list
 reason:

@@ -2,7 +2,7 @@
 """Which ledger ids a log has admitted, and at which positions of its tree.
 
 An extent is a stretch of ascending ids at consecutive positions. Within a snapshot leaves stand in
-the order of ids; a row that shows up later below ids already admitted is in an extent of its own.
+the order of ids; rows that show up later, below ids already admitted, are in extents apart from theirs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def parse_extent(first: str, runs: str) -> Extent:
 
 
 def extents(portions: Iterable[Sequence[int]]) -> list[Extent]:
-    """Return ascending ids, which come in portions, as extents; long runs are extents of theirs."""
+    """Return ascending ids, which come in portions, as extents; neighbours without a gap are one."""
     found: list[Extent] = []
     for ids in portions:
         for at in range(0, len(ids), EXTENT_IDS):

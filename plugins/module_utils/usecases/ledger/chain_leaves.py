@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 PORTION_ROWS = 50_000
+"""How many ids are fetched, and rows compared, together."""
 Place = tuple[int, int]
 """The id of a ledger row and its position in the tree."""
 

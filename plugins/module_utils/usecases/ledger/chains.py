@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING)
 """The chain rule, balances and uniqueness of owa_ledger, checked by the database in sets.
 
-The database finds the rows that are not valid beyond doubt; ``domain.chain`` says what is wrong
-with each.
+The database finds the rows that are not valid beyond doubt; ``domain.ledger.chain`` says what
+is wrong with each.
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     """Return the head that the database has recorded, and the log's newest.
 
     The second is ahead of the first where a snapshot was cut off between storing and recording.
+
+    :raises ApgmsError: those of :func:`require_intact`, ``log.unfinished`` aside
     """
     _require_newest_origin(connection, log)
     recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")

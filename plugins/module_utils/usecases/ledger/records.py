@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 EXTENTS_AT_ONCE = 100
+"""How many extents are fetched together; one may hold a thousand ids."""
 
 
 def open_log(connection: Connection, store: ObjectStore, policy: Policy) -> LedgerLog:
@@ -109,7 +110,10 @@ def record(
     snapshot: LogSnapshot,
     extents: Iterable[Extent],
 ) -> None:
-    """Record a head, the digest of its snapshot and the ids it admitted, in one transaction."""
+    """Record a head, the digest of its snapshot and the ids it admitted, in one transaction.
+
+    :param extents: the ids, in order of position
+    """
     with connection.transaction():
         connection.execute(
             "INSERT INTO apgms_release.ledger_checkpoint (origin, tree_size, root, note, columns,"

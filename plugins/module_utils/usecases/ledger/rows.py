@@ -40,8 +40,11 @@ ROWS_AT_ONCE = 1 << 10
 SIGHT_SETTINGS = {"row_security": "off"}
 """A policy that hides rows from this role is an error, not a smaller ledger."""
 IDS_AT_ONCE = 50_000
+"""How many ids one statement asks for."""
 POLL_SECONDS = 0.05
+"""How long to wait before looking again whether others have ended."""
 WATCH_SECONDS = 0.02
+"""How long to look whether somebody is writing."""
 LEAST_ID = -(2**63)
 MOST_ID = 2**63 - 1
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SEGMENT_ROWS = 1 << 15
 SEGMENT_BYTES = 1 << 24
+"""A segment ends with the batch of rows that reaches one of the two."""
 
 
 def store_rows(

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...libraries import cryptography_exceptions, ed25519, serialization
+from .tree import HASH_BYTES
 
 LOG_SIGNATURE = b"\x01"
 COSIGNATURE = b"\x04"
-HASH_BYTES = 32
 KEY_ID_BYTES = 4
 TIME_BYTES = 8
 _SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")

@@ -43,8 +43,7 @@ class Segment:
 
     def ids(self) -> list[int]:
         """Return the ledger id of each row."""
-        column = self.columns.index("id")
-        return [int(row.split(b"\t", column + 1)[column]) for row in self.lines]
+        return _ids(self.columns, self.lines)
 
 
 @dataclass(frozen=True)
@@ -222,13 +221,17 @@ def _compare_segment(
     found = list(rows(connection, segment.columns, compress(ids)))
     if found == list(segment.lines):
         return
-    column = segment.columns.index("id")
-    present = {int(row.split(b"\t", column + 1)[column]): row for row in found}
+    present = dict(zip(_ids(segment.columns, found), found, strict=True))
     for row_id, archived in zip(ids, segment.lines, strict=True):
         if row_id not in present:
             missing.append(row_id)
         elif present[row_id] != archived:
             changed.append(row_id)
+
+
+def _ids(columns: Sequence[str], lines: Sequence[bytes]) -> list[int]:
+    column = columns.index("id")
+    return [int(row.split(b"\t", column + 1)[column]) for row in lines]
 
 
 def record_differs(log: LedgerLog) -> ApgmsError:

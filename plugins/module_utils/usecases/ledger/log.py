@@ -24,9 +24,9 @@ from ...domain.ledger.tree import (
     TreeBuilder,
     consistent,
     damaged_tiles,
+    prove_consistency,
     tile_at,
 )
-from ...domain.ledger.tree import prove_consistency as prove
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectConflict, ObjectMissing, ObjectStore, read
 from .table import CORE_COLUMNS
@@ -41,8 +41,9 @@ FIELDS = {
 }
 """What each kind of document must say."""
 TILES_KEPT = 256
+"""How many tiles, of up to 8 KiB each, a log keeps in memory before it begins anew."""
 _SIZE = re.compile(r"[0-9]{16}")
-_SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
+_SEGMENT = re.compile(r"([0-9]{16})-[0-9]{16}")
 _GENERATION = re.compile(r"[0-9]{4,}")
 _ORIGIN = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -115,7 +116,7 @@ class LogSnapshot:
     segments: tuple[tuple[int, int], ...]
     """The positions of the rows in each: the first, and the one after the last."""
     namespaces: dict[str, Any]
-    """Totals and digests, as :class:`..files.Namespaces` gives them."""
+    """Totals and digests, as :class:`.files.Namespaces` gives them."""
 
     def document(self) -> dict[str, Any]:
         """Return the snapshot as JSON values; sizes and positions are strings."""
@@ -284,7 +285,9 @@ class LedgerLog:
             return self.read_tile(tile)
 
         proof = (
-            prove(old.tree_size, new.tree_size, read_tile) if old.tree_size <= new.tree_size else []
+            prove_consistency(old.tree_size, new.tree_size, read_tile)
+            if old.tree_size <= new.tree_size
+            else []
         )
         if not consistent(old.tree_size, old.root, new.tree_size, new.root, proof):
             raise self._no_prefix(old, new, used)

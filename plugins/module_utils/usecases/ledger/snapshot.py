@@ -28,12 +28,7 @@ from ...ports.put_process import PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .admission import Admission, look, plan_admission
-from .archive import (
-    Damage,
-    admitted_later,
-    archived_extents,
-    rows_gone,
-)
+from .archive import Damage, admitted_later, archived_extents, rows_gone
 from .chains import Deviation, Scope, check_chains
 from .files import Namespaces, hashes_file, namespace_files
 from .log import LedgerLog, LogHead, LogSnapshot, object_missing
@@ -183,10 +178,11 @@ def take_snapshot(
 
     :param signer: the log's Ed25519 key, which the policy pins
     :param verify: ``full`` hashes and checks every row again, and proves the old root from them
-    :param wait_seconds: how long to wait for transactions that are writing the ledger
+    :param wait_seconds: how long to wait for another snapshot, and then for transactions that are
+        writing the ledger
     :param progress: told how many rows are done
-    :raises ApgmsError: ``log.wrong_key``, ``log.busy``, and what :func:`require_intact` and
-        :func:`verify_history` raise
+    :raises ApgmsError: ``log.wrong_key``, ``log.busy``, ``log.rows_gone``, and what
+        :func:`compare_heads`, :func:`plan_admission` and :func:`verify_history` raise
     """
     _require_log_key(signer, policy)
     with _one_at_a_time(connection, policy, clock, wait_seconds):
@@ -229,8 +225,9 @@ def _take(
 ) -> Snapshot:
     before = admission.head
     scope = Scope(None, admission.scope.upto) if verify == "full" else admission.scope
-    if many := admission.rows_in(scope) >= MANY_ROWS:
-        progress.say(f"Checking the chains of {admission.rows_in(scope):,} rows")
+    checked = admission.rows_in(scope)
+    if many := checked >= MANY_ROWS:
+        progress.say(f"Checking the chains of {checked:,} rows")
     with _counted(connection, admission, scope, beside and many) as counted:
         if verify == "full":
             builder = verify_history(connection, log, before, progress)
@@ -244,7 +241,6 @@ def _take(
     if logged is not None:
         record(connection, head, logged, admission.plan.extents)
     logged = logged or log.snapshot(head.tree_size)
-    checked = head.tree_size if verify == "full" else admission.plan.size
     return _result(log, admission, head, logged, checked, deviations)
 
 

@@ -41,7 +41,7 @@ from .states import require_restored, restore_states
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-DAMAGE = frozenset({"log.rows_differ", "log.rows_missing", "log.database_behind"})
+DAMAGE = frozenset({"log.rows_differ", "log.database_behind"})
 """What says that rows which the log admitted are not in the ledger as they were."""
 
 
@@ -114,19 +114,18 @@ def _admit(ports: Ports) -> LogHead:
     :raises ApgmsError: ``rollback.damaged_ledger``, ``log.*``
     """
     try:
-        snapshot = take_snapshot(
+        return take_snapshot(
             ports.connection,
             ports.store,
             ports.log_signer,
             ports.policy,
             ports.clock,
             verify="full",
-        )
+        ).head
     except ApgmsError as error:
         if error.reason in DAMAGE:
             raise _damaged(ports) from error
         raise
-    return LogHead(snapshot.origin, snapshot.tree_size, snapshot.root, snapshot.checkpoint)
 
 
 def _apply(order: Order, ports: Ports, lease: Lease, head: LogHead) -> Plan:

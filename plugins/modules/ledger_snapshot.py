@@ -203,7 +203,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.p
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_manifest_head,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_restore import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_origin import (
     open_origin,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (

@@ -50,7 +50,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log 
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_restore import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_origin import (
     BROKEN_HISTORY,
     open_origin,
 )

@@ -22,7 +22,7 @@ from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .archive import admitted_later, segments
 from .files import Namespaces, Totals
-from .log import LedgerLog, LogHead, LogSnapshot, forked, object_damaged
+from .log import LedgerLog, LogHead, LogSnapshot, forked, no_head, object_damaged
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def cosign(
     head = log.newest()
     if not head.note:
         raise _nothing(log, policy.stack)
-    before = log.cosigned(name) or LogHead(log.origin, 0, b"", b"")
+    before = log.cosigned(name) or no_head(log.origin)
     if name in log.cosignatures(head):
         return Cosigned(head, name, before.tree_size, 0, None)
     log.require_prefix(before, head)

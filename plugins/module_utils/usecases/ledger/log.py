@@ -58,6 +58,11 @@ class LogHead:
     note: bytes
 
 
+def no_head(origin: str) -> LogHead:
+    """Return what stands for the head of a log that has none yet."""
+    return LogHead(origin, 0, EMPTY_ROOT, b"")
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which rows the snapshot after a tree size admits, decided before any of them is stored.
@@ -176,7 +181,7 @@ class LedgerLog:
     def newest(self) -> LogHead:
         """Return the newest checkpoint, its signature verified."""
         sizes = self.sizes()
-        return self.head(sizes[-1]) if sizes else LogHead(self.origin, 0, EMPTY_ROOT, b"")
+        return self.head(sizes[-1]) if sizes else no_head(self.origin)
 
     def head(self, size: int) -> LogHead:
         """Return the checkpoint of a tree size.

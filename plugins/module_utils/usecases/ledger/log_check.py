@@ -17,7 +17,7 @@ from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import Damage, admitted_later, differ, record_differs, require_same_rows
-from .log import LedgerLog, LogHead, forked, tile_damaged
+from .log import LedgerLog, LogHead, forked, no_head, tile_damaged
 from .records import (
     admitted,
     column_epochs,
@@ -65,7 +65,7 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     :raises ApgmsError: those of :func:`require_intact`, ``log.unfinished`` aside
     """
     _require_newest_origin(connection, log)
-    recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
+    recorded = recorded_head(connection, log.origin) or no_head(log.origin)
     head = log.newest()
     if log.builder(head.tree_size).root() != head.root:
         edge = ", ".join(tile.path for tile in edge_tiles(head.tree_size))

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ApgmsError
-from .object_store import CHUNK_BYTES, ObjectMissing, require_same, unreachable
-from .put_process import Putter, put_beside
+from .object_store import CHUNK_BYTES, ObjectMissing, Putter, require_same, unreachable
+from .put_process import put_beside
 
 BLOCK_BYTES = 1 << 12
 FILES_AT_ONCE = 256

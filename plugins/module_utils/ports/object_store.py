@@ -7,15 +7,17 @@ One port; adapters for a folder, for S3, and for check mode. :mod:`stores` opens
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
 
 from ..errors import ApgmsError
-from .put_process import Putter
 
 CHUNK_BYTES = 1 << 20
+
+Objects = Sequence[tuple[str, Sequence[bytes]]]
+"""Keys, and the bytes of each in parts."""
 
 
 class ObjectMissing(ApgmsError):
@@ -42,6 +44,30 @@ class ObjectConflict(ApgmsError):
             why="objects are written once; the stored bytes differ from the new ones",
             mend="compare both; two stacks or two histories share this store, which must not be",
         )
+
+
+class Putter(Protocol):
+    """Puts many objects, a batch at a time, while others are being made."""
+
+    def put(self, objects: Objects) -> None:
+        """Have a batch put; it need not be done when this returns."""
+
+    def settle(self) -> None:
+        """Return once all that was put is durable; raise what hindered it."""
+
+
+class PutHere:
+    """Puts each batch before it returns."""
+
+    def __init__(self, put_many: Callable[[Iterable[tuple[str, bytes]]], None]) -> None:
+        self._put_many = put_many
+
+    def put(self, objects: Objects) -> None:
+        """Put a batch."""
+        self._put_many((key, b"".join(parts)) for key, parts in objects)
+
+    def settle(self) -> None:
+        """Return; all of it is durable already."""
 
 
 class ObjectStore(Protocol):

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from .folder_store import folder_unreachable
-from .object_store import ObjectMissing, ObjectStore, read, require_same
-from .put_process import PutHere, Putter
+from .object_store import ObjectMissing, ObjectStore, PutHere, Putter, read, require_same
 
 
 class OverlayStore:

@@ -12,42 +12,18 @@ import json
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
+
+from .object_store import Objects, PutHere, Putter
 
 BATCHES = 3
 BATCH_BYTES = 24 << 20
 """Room for one batch; a larger one is put by the process that made it."""
 _DONE = b"."
 
-Objects = Sequence[tuple[str, Sequence[bytes]]]
-"""Keys, and the bytes of each in parts."""
 _Shared: TypeAlias = "Iterable[tuple[str, bytes | memoryview]]"
-
-
-class Putter(Protocol):
-    """Puts many objects, a batch at a time, while others are being made."""
-
-    def put(self, objects: Objects) -> None:
-        """Have a batch put; it need not be done when this returns."""
-
-    def settle(self) -> None:
-        """Return once all that was put is durable; raise what hindered it."""
-
-
-class PutHere:
-    """Puts each batch before it returns."""
-
-    def __init__(self, put_many: Callable[[Iterable[tuple[str, bytes]]], None]) -> None:
-        self._put_many = put_many
-
-    def put(self, objects: Objects) -> None:
-        """Put a batch."""
-        self._put_many((key, b"".join(parts)) for key, parts in objects)
-
-    def settle(self) -> None:
-        """Return; all of it is durable already."""
 
 
 class _Batch(NamedTuple):

@@ -15,8 +15,16 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import ApgmsError
 from ..libraries import boto3, botocore
-from .object_store import CHUNK_BYTES, ObjectMissing, read, require_same, unreachable
-from .put_process import Objects, PutHere, Putter
+from .object_store import (
+    CHUNK_BYTES,
+    ObjectMissing,
+    Objects,
+    PutHere,
+    Putter,
+    read,
+    require_same,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

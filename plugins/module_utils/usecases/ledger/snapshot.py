@@ -23,8 +23,7 @@ from ...domain.ledger.tree import TreeBuilder
 from ...errors import ApgmsError
 from ...libraries import psycopg
 from ...ports.clock import Clock
-from ...ports.object_store import ObjectStore
-from ...ports.put_process import PutHere, Putter
+from ...ports.object_store import ObjectStore, PutHere, Putter
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .admission import Admission, look, plan_admission

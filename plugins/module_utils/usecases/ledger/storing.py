@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
-from ...ports.put_process import Putter
+from ...ports.object_store import Putter
 from ..acts.progress import Progress
 from .admission import Admission
 from .files import Namespaces

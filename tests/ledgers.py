@@ -20,6 +20,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.approval.poli
     parse_policy,
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import (
+    Chain,
     Link,
     next_link,
 )
@@ -29,6 +30,9 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
+    verify_chains_against_leaves,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import (
     Cosigned,
     cosign,
@@ -149,6 +153,25 @@ def refusal(stack: Stack, **options: Any) -> ApgmsError:
     with pytest.raises(ApgmsError) as caught:
         stack.snapshot(**options)
     return caught.value
+
+
+def verify_all_chains(stack: Stack) -> None:
+    """Verify every ledger row against its leaf, as a release does with the rows of its chains."""
+    chains = stack.execute(
+        "SELECT DISTINCT abn::text, tax_type::text, period_id::text FROM owa_ledger"
+    )
+    with stack.connection() as connection:
+        verify_chains_against_leaves(
+            connection, stack.store, stack.policy, [Chain(*chain) for chain in chains]
+        )
+
+
+def forget(stack: Stack, tree_size: int) -> None:
+    """Have the database forget what it has recorded of the log beyond a tree size."""
+    for table in ("ledger_checkpoint", "ledger_extent"):
+        stack.execute(f"ALTER TABLE apgms_release.{table} DISABLE TRIGGER ALL")
+    stack.execute("DELETE FROM apgms_release.ledger_checkpoint WHERE tree_size > %s", tree_size)
+    stack.execute("DELETE FROM apgms_release.ledger_extent WHERE first_position >= %s", tree_size)
 
 
 def make_stack(url: str, folder: Path) -> Stack:

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
-    verify_chains_against_leaves,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
@@ -25,7 +21,14 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rest
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rows import (
     extents_between,
 )
-from tests.ledgers import LedgerWriter, Stack, fill, insert_as, make_stack
+from tests.ledgers import (
+    LedgerWriter,
+    Stack,
+    fill,
+    insert_as,
+    make_stack,
+    verify_all_chains,
+)
 
 LEAST, MOST = -(2**63), 2**63 - 1
 ENDS = {
@@ -54,15 +57,11 @@ def insert_at(stack: Stack, writer: LedgerWriter, row_ids: list[int]) -> None:
 
 def require_sound(stack: Stack, rows: int) -> None:
     """Require of every reader of the log that it finds nothing."""
-    [(abn, tax_type, period_id)] = stack.execute(
-        "SELECT DISTINCT abn, tax_type, period_id FROM owa_ledger"
-    )
+    verify_all_chains(stack)
     with stack.connection() as connection:
         require_intact(connection, stack.store, stack.policy)
         log = LedgerLog(stack.store, stack.policy)
         assert find_damage(connection, log).words == "none"
-        chains = [Chain(abn, tax_type, period_id)]
-        verify_chains_against_leaves(connection, stack.store, stack.policy, chains)
         found = check_ledger(connection, stack.store, stack.policy)
         assert (found.rows, found.admitted) == (rows, rows)
         assert not any("row" in problem.split(":")[0] for problem in found.problems)

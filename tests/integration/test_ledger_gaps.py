@@ -6,13 +6,11 @@ import json
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger import extent
-from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
@@ -21,11 +19,16 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
-    verify_chains_against_leaves,
-)
 from tests.conftest import ROOT
-from tests.ledgers import COLUMNS, LedgerWriter, Stack, insert_as, make_stack
+from tests.ledgers import (
+    COLUMNS,
+    LedgerWriter,
+    Stack,
+    insert_as,
+    make_stack,
+    refusal,
+    verify_all_chains,
+)
 
 PLACES: dict[str, Callable[[int], int]] = {
     "every second": lambda n: 2 * n,
@@ -69,20 +72,6 @@ def gap(ids: list[int], after: int) -> int:
 def above(stack: Stack, count: int) -> list[int]:
     [(highest,)] = stack.execute("SELECT max(id) FROM owa_ledger")
     return [highest + 3 * number for number in range(1, count + 1)]
-
-
-def refused(stack: Stack, **options: Any) -> ApgmsError:
-    with pytest.raises(ApgmsError) as caught:
-        stack.snapshot(**options)
-    return caught.value
-
-
-def verify_all_chains(stack: Stack) -> None:
-    chains = stack.execute("SELECT DISTINCT abn, tax_type, period_id FROM owa_ledger")
-    with stack.connection() as connection:
-        verify_chains_against_leaves(
-            connection, stack.store, stack.policy, [Chain(*chain) for chain in chains]
-        )
 
 
 def planned_ids(plan: Path) -> list[int]:
@@ -142,7 +131,7 @@ def test_late_rows_in_gaps_are_named_admitted_and_verified(stack: Stack, ids: li
     assert (full.late, full.tree_size) == ([third], 663)
     verify_all_chains(stack)
     stack.execute("UPDATE owa_ledger SET created_at = now() WHERE id = %s", late[1])
-    error = refused(stack, verify="full")
+    error = refusal(stack, verify="full")
     assert error.details["changed_ids"] == [[str(late[1])] * 2]
 
 
@@ -167,7 +156,7 @@ def test_a_late_row_is_named_where_an_admitted_one_of_its_stretch_was_deleted(
     gone = ids[105]
     stack.execute("DELETE FROM owa_ledger WHERE id = %s", gone)
     assert stack.snapshot().late == [late]
-    error = refused(stack, verify="full")
+    error = refusal(stack, verify="full")
     assert error.details["missing_ids"] == [[str(gone)] * 2]
     with pytest.raises(ApgmsError) as caught:
         verify_all_chains(stack)
@@ -225,7 +214,7 @@ def test_a_planned_row_that_is_gone_is_named_though_another_has_come(
     insert_as(stack, gap(ids, 71))
     for path in (stack.folder / "store").rglob("segment/*"):
         path.unlink()
-    error = refused(stack)
+    error = refusal(stack)
     assert error.reason == "log.rows_gone"
     assert f"missing: {gone}" in str(error)
 
@@ -260,6 +249,6 @@ def test_a_row_gone_from_the_last_tile_stops_every_act(stack: Stack, ids: list[i
     stack.snapshot()
     gone = ids[590]
     stack.execute("DELETE FROM owa_ledger WHERE id = %s", gone)
-    error = refused(stack)
+    error = refusal(stack)
     assert error.reason == "log.rows_differ"
     assert error.details["missing_ids"] == [[str(gone)] * 2]

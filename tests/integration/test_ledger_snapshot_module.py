@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
@@ -17,18 +16,13 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canon
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from tests.approvals import Desk
-from tests.ledgers import LedgerWriter, Stack, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, forget, make_stack
 from tests.module_process import run_module
 
 
 @pytest.fixture
 def stack(database_url: str, tmp_path: Path) -> Stack:
     return make_stack(database_url, tmp_path)
-
-
-def fill(stack: Stack, count: int, seed: int = 1) -> None:
-    with psycopg.connect(stack.url, autocommit=True) as connection:
-        LedgerWriter(seed=seed).load(connection, count)
 
 
 def snapshot(stack: Stack, *, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -62,7 +56,7 @@ def cosign(stack: Stack, key: Path, *, check: bool = False) -> dict[str, Any]:
 def test_check_mode_predicts_what_the_run_does_and_the_second_run_changes_nothing(
     stack: Stack,
 ) -> None:
-    fill(stack, 300)
+    fill(stack, LedgerWriter(), 300)
     predicted = snapshot(stack, check=True)
     assert list(stack.store.keys("log/")) == []
     assert stack.execute("SELECT * FROM apgms_release.ledger_checkpoint") == []
@@ -80,7 +74,7 @@ def test_check_mode_predicts_what_the_run_does_and_the_second_run_changes_nothin
 
 
 def test_the_auditor_confirms_a_checkpoint_once(stack: Stack) -> None:
-    fill(stack, 300)
+    fill(stack, LedgerWriter(), 300)
     stack.snapshot()
     predicted = cosign(stack, stack.keys.cosign_key, check=True)
     assert stack.snapshot().cosigned_size == 0
@@ -88,7 +82,7 @@ def test_the_auditor_confirms_a_checkpoint_once(stack: Stack) -> None:
     assert done == predicted
     assert (done["changed"], done["tree_size"], done["rebuilt_rows"]) == (True, 300, 300)
     assert not cosign(stack, stack.keys.cosign_key)["changed"]
-    fill(stack, 20, seed=2)
+    fill(stack, LedgerWriter(seed=2), 20)
     assert stack.snapshot().cosigned_size == 300
     assert stack.cosign().rebuilt_rows == 320
 
@@ -102,7 +96,7 @@ def test_nothing_is_confirmed_by_a_stranger_or_before_there_is_anything(stack: S
 
 
 def test_an_archive_that_does_not_give_the_signed_root_is_not_confirmed(stack: Stack) -> None:
-    fill(stack, 20)
+    fill(stack, LedgerWriter(), 20)
     stack.snapshot()
     [segment] = (stack.folder / "store/log/apgms.local/prod/segment").iterdir()
     segment.write_bytes(segment.read_bytes().replace(b"2025-01", b"2025-02", 1))
@@ -114,9 +108,7 @@ def test_an_archive_that_does_not_give_the_signed_root_is_not_confirmed(stack: S
 def restored(stack: Stack) -> None:
     """Put the database back to before its log: rows, records and all."""
     stack.execute("DELETE FROM owa_ledger WHERE id > 100")
-    for table in ("ledger_checkpoint", "ledger_extent"):
-        stack.execute(f"ALTER TABLE apgms_release.{table} DISABLE TRIGGER ALL")
-        stack.execute(f"DELETE FROM apgms_release.{table}")
+    forget(stack, 0)
 
 
 def sign_restore(stack: Stack, document: dict[str, Any]) -> Desk:
@@ -135,7 +127,7 @@ def sign_restore(stack: Stack, document: dict[str, Any]) -> Desk:
 def test_a_restored_database_goes_on_in_a_new_origin_under_a_signed_statement(
     stack: Stack,
 ) -> None:
-    fill(stack, 150)
+    fill(stack, LedgerWriter(), 150)
     first = stack.snapshot()
     stack.cosign()
     restored(stack)
@@ -165,7 +157,7 @@ def test_a_restored_database_goes_on_in_a_new_origin_under_a_signed_statement(
 
 
 def test_a_statement_about_another_head_opens_nothing(stack: Stack) -> None:
-    fill(stack, 150)
+    fill(stack, LedgerWriter(), 150)
     stack.snapshot()
     restored(stack)
     other = {"origin": "apgms.local/prod", "tree_size": "149", "root": "00" * 32}

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
-    verify_chains_against_leaves,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
@@ -19,7 +15,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.rest
     find_damage,
     put_back,
 )
-from tests.ledgers import LedgerWriter, Stack, fill, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, make_stack, verify_all_chains
 
 TEXTS = ("abn", "tax_type", "period_id")
 HASHES = ("bank_receipt_hash", "prev_hash", "hash_after")
@@ -39,13 +35,8 @@ def retype(stack: Stack, kind: str, *columns: str) -> None:
 
 
 def require_sound(stack: Stack, rows: int) -> None:
-    chains = stack.execute(
-        "SELECT DISTINCT abn::text, tax_type::text, period_id::text FROM owa_ledger"
-    )
+    verify_all_chains(stack)
     with stack.connection() as connection:
-        verify_chains_against_leaves(
-            connection, stack.store, stack.policy, [Chain(*one) for one in chains]
-        )
         found = check_ledger(connection, stack.store, stack.policy)
     assert (found.rows, found.admitted, found.problems) == (rows, rows, [])
     full = stack.snapshot(verify="full")

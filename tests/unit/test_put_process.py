@@ -22,8 +22,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.object_store i
     ObjectConflict,
     read,
 )
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
 
 
 def batches(count: int) -> list[list[tuple[str, list[bytes]]]]:

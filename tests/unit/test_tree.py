@@ -121,6 +121,8 @@ def test_tiles_stand_where_tlog_tiles_puts_them(tile: Tile, path: str) -> None:
 @settings(deadline=None)
 @given(st.integers(1, 2**40))
 def test_edge_tiles_are_the_partial_ones(size: int) -> None:
-    for tile in edge_tiles(size):
+    tiles = list(edge_tiles(size))
+    for tile in tiles:
         assert 0 < tile.width < 256
         assert tile_at(tile.level, tile.index, size) == tile
+    assert sum(tile.width << 8 * tile.level for tile in tiles) == size  # its digits to base 256

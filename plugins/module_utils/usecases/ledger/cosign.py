@@ -21,8 +21,8 @@ from ...ports.object_store import ObjectStore
 from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .archive import admitted_later, segments
-from .files import Namespaces, Totals
 from .log import LedgerLog, LogHead, LogSnapshot, forked, no_head, object_damaged
+from .namespaces import Namespaces, Totals
 
 
 @dataclass(frozen=True)

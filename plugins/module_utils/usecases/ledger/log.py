@@ -121,7 +121,7 @@ class LogSnapshot:
     segments: tuple[tuple[int, int], ...]
     """The positions of the rows in each: the first, and the one after the last."""
     namespaces: dict[str, Any]
-    """Totals and digests, as :class:`.files.Namespaces` gives them."""
+    """Totals and digests, as :class:`.namespaces.Namespaces` gives them."""
 
     def document(self) -> dict[str, Any]:
         """Return the snapshot as JSON values; sizes and positions are strings."""

@@ -13,8 +13,8 @@ from ...domain.ledger.tree import Tile, TreeBuilder
 from ...ports.object_store import Putter
 from ..acts.progress import Progress
 from .admission import Admission
-from .files import Namespaces
 from .log import LedgerLog
+from .namespaces import Namespaces
 from .rows import ROWS_AT_ONCE, scanned
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""The plain files of a ledger snapshot: ``ledger/<namespace>.json`` and ``ledger_hashes.json``.
+"""Totals and digests of a snapshot by namespace, and the plain files that a bundle has of them.
 
-A namespace is a tax type in lower case. Its file says how many rows it has, their balance, and a
-digest of them; it holds no rows.
+A namespace is a tax type in lower case. Its file, ``ledger/<namespace>.json``, says how many rows it
+has, their balance, and a digest of them; it holds no rows. ``ledger_hashes.json`` names the files.
 """
 
 from __future__ import annotations

@@ -58,6 +58,16 @@ ROWS = st.lists(
 )
 
 
+OTHER_SETTINGS = {
+    "TimeZone": "Australia/Sydney",
+    "DateStyle": "German",
+    "IntervalStyle": "sql_standard",
+    "bytea_output": "escape",
+    "extra_float_digits": "-3",
+    "client_encoding": "LATIN1",
+}
+
+
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -123,11 +133,18 @@ def test_a_leaf_is_the_hash_of_rfc_6962_over_header_and_row() -> None:
 
 
 def test_the_settings_of_a_role_do_not_change_leaves(wide_ledger: Any) -> None:
-    wide_ledger.execute("SET DateStyle = 'German'")
-    wide_ledger.execute("SET TimeZone = 'Australia/Sydney'")
+    assert OTHER_SETTINGS.keys() == OUTPUT_SETTINGS.keys()
+    for name, value in OTHER_SETTINGS.items():
+        wide_ledger.execute(f"SET {name} = '{value}'")
     with one_view(wide_ledger):
         shown = {
             name: wide_ledger.execute(f"SHOW {name}").fetchone()[0] for name in OUTPUT_SETTINGS
         }
-    assert shown["DateStyle"].startswith("ISO")
-    assert shown["TimeZone"] == "UTC"
+    assert shown.pop("DateStyle").startswith("ISO")
+    assert shown == {
+        "TimeZone": "UTC",
+        "IntervalStyle": "postgres",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "client_encoding": "UTF8",
+    }

@@ -170,8 +170,8 @@ def _not_valid(connection: Connection, selection: _Selection) -> sql.Composable:
                                    = (now.abn, now.tax_type, now.period_id) AND earlier.id < now.id
              ORDER BY earlier.id DESC LIMIT 1)) AS before ON true
         WHERE {wanted} AND CASE WHEN linked.key >> {bits} = linked.before_key >> {bits}
-                                THEN begin = before_end
-                                ELSE begin = hashtextextended('', {salt}) END IS NOT TRUE
+                                THEN linked.begin = linked.before_end
+                                ELSE linked.begin = hashtextextended('', {salt}) END IS NOT TRUE
         ORDER BY now.id""").format(
         numbers=_numbers(connection, selection),
         wanted=selection.wanted,

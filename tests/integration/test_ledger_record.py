@@ -190,6 +190,14 @@ def test_the_auditor_confirms_no_document_that_is_not_that_of_its_rows(
     assert reason(stack.cosign) == "log.object_damaged"
 
 
+def test_the_auditor_does_not_take_true_for_one(database_url: str, tmp_path: Path) -> None:
+    stack = make_stack(database_url, tmp_path)
+    fill(stack, LedgerWriter(), 1)
+    [name] = stack.snapshot().namespaces
+    edit(stack, 1, lambda said: said["namespaces"][name].update(rows=True))
+    assert reason(stack.cosign) == "log.object_damaged"
+
+
 @pytest.mark.parametrize(
     ("fresh", "columns"),
     [

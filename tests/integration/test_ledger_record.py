@@ -13,6 +13,7 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canon
     canonical,
 )
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import Chain
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf import line
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
@@ -24,7 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log 
     PLAN_SCHEMA,
     LedgerLog,
 )
-from tests.ledgers import LedgerWriter, Stack, fill, insert_as, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, insert_as, make_stack, refusal
 
 RECORD = "apgms_release.ledger_extent"
 CHECKPOINT = "apgms_release.ledger_checkpoint"
@@ -206,6 +207,8 @@ def test_the_auditor_does_not_take_true_for_one(database_url: str, tmp_path: Pat
         ([["451", "5"]], lambda names: [names[-1], *names[:-1]]),
         ([["451", "5"]], lambda names: [*names[:-1], 7]),
         ([["451", "5"]], lambda names: ["id", "abn"]),
+        ([["451", "0_5"]], lambda names: names),
+        ([["451", f"1 {2**63} 1"]], lambda names: names),
     ],
 )
 def test_a_plan_that_nobody_made_is_not_taken_up(
@@ -224,3 +227,31 @@ def test_a_plan_that_nobody_made_is_not_taken_up(
     stack.store.put_new(log.plan_key(400), canonical(document))
     for verify in ("incremental", "full"):
         assert reason(stack.snapshot, verify=verify) == "log.object_damaged"
+
+
+@pytest.mark.parametrize("fresh", [[["11", "89"]], [["11", "89"], ["150", "302"]], [["11", "391"]]])
+def test_a_plan_of_other_ids_than_were_admitted_is_found(
+    stack: Stack, fresh: list[list[str]]
+) -> None:
+    [path] = (stack.folder / "store").rglob("plan/*10")
+    path.write_bytes(canonical({**json.loads(path.read_bytes()), "fresh": fresh}))
+    error = refusal(stack, verify="full")
+    assert (error.reason, "plan/0000000000000010" in str(error)) == ("log.object_damaged", True)
+
+
+@pytest.mark.parametrize("rows", [b"garbage\n", b"\xff\n", b"1\t2\n", b"1\t2", b""])
+def test_what_stands_where_a_snapshot_was_cut_off_must_be_rows_that_were_planned(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, rows: bytes
+) -> None:
+    fill(stack, LedgerWriter(3, seed=9), 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerLog, "put_snapshot", None)
+        with pytest.raises(TypeError):
+            stack.snapshot()
+    log = LedgerLog(stack.store, stack.policy)
+    planted = log.segment_key(405, 410)
+    stack.store.put_new(planted, line(log.snapshot(400).columns) + rows)
+    error = refusal(stack)
+    assert (error.reason, planted in str(error)) == ("log.object_damaged", True)
+    (stack.folder / "store" / planted).unlink()
+    assert stack.snapshot().tree_size == 405

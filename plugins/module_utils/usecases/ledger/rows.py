@@ -9,6 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...domain.ledger.extent import (
+    LEAST_ID,
+    MOST_ID,
     Extent,
     IdRange,
     Scan,
@@ -42,8 +44,6 @@ SIGHT_SETTINGS = {"row_security": "off"}
 IDS_AT_ONCE = 50_000
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 0.02
-LEAST_ID = -(2**63)
-MOST_ID = 2**63 - 1
 
 
 class Writer(NamedTuple):

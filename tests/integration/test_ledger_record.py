@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
@@ -17,7 +18,13 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf i
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import log_verify
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    chain_leaves,
+    check,
+    log_check,
+    log_verify,
+    restore,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
     verify_chains_against_leaves,
 )
@@ -25,6 +32,10 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log 
     PLAN_SCHEMA,
     LedgerLog,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
+    compare_heads,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.records import open_log
 from tests.ledgers import LedgerWriter, Stack, fill, insert_as, make_stack, refusal
 
 RECORD = "apgms_release.ledger_extent"
@@ -255,3 +266,69 @@ def test_what_stands_where_a_snapshot_was_cut_off_must_be_rows_that_were_planned
     assert (error.reason, planted in str(error)) == ("log.object_damaged", True)
     (stack.folder / "store" / planted).unlink()
     assert stack.snapshot().tree_size == 405
+
+
+# --- beside a snapshot ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], None]:
+    """Let a snapshot be taken, once, right before or after a function is called."""
+
+    def arrange(owner: Any, name: str, *, after: bool = False) -> None:
+        called = getattr(owner, name)
+
+        def wrapped(*arguments: Any) -> Any:
+            monkeypatch.setattr(owner, name, called)
+            found = called(*arguments) if after else None
+            fill(stack, LedgerWriter(3, seed=9), 10)
+            assert stack.snapshot().tree_size == 410
+            return found if after else called(*arguments)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    return arrange
+
+
+def test_a_snapshot_that_is_recorded_meanwhile_is_no_damage_of_the_record(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(log_check, "recorded_head", after=True)
+    with stack.connection() as connection:
+        recorded, head = compare_heads(connection, open_log(connection, stack.store, stack.policy))
+    assert (recorded.tree_size, head.tree_size) == (400, 410)
+
+
+def test_released_chains_are_held_against_the_head_of_one_view(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(chain_leaves, "require_unique_ids")
+    verify_released(stack)
+
+
+def test_a_check_does_not_miss_rows_that_were_admitted_after_its_view(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(check, "_newest")
+    with stack.connection() as connection:
+        assert check.check_ledger(connection, stack.store, stack.policy).problems == []
+
+
+def test_a_restore_does_not_miss_rows_that_were_admitted_after_its_view(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(restore, "compare")
+    with stack.connection() as connection:
+        assert not restore.find_damage(connection, open_log(connection, stack.store, stack.policy))
+
+
+def test_a_check_is_not_misled_by_a_policy_that_hides_rows(stack: Stack) -> None:
+    stack.execute("ALTER TABLE owa_ledger ENABLE ROW LEVEL SECURITY")
+    role = f"auditor_{stack.folder.name[-8:]}".replace("-", "_")
+    stack.execute(f"CREATE ROLE {role}")
+    stack.execute(f"GRANT USAGE ON SCHEMA apgms_release TO {role}")
+    stack.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public, apgms_release TO {role}")
+    with stack.connection() as connection:
+        connection.execute(f"SET ROLE {role}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            check.check_ledger(connection, stack.store, stack.policy)

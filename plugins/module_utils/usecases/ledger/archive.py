@@ -188,12 +188,12 @@ def _has_ids(segment: Segment, ids: list[int]) -> bool:
 
 
 def all_segments(log: LedgerLog) -> Iterator[Segment]:
-    """Yield every segment of the log, each verified against the leaves, in order of position.
+    """Return every segment stored by now, each verified against the leaves, in order of position.
 
     :raises ApgmsError: ``log.segment_damaged``
     """
-    for snapshot in admitted_later(log, 0):
-        yield from segments(log, snapshot)
+    snapshots = list(admitted_later(log, 0))
+    return (each for snapshot in snapshots for each in segments(log, snapshot))
 
 
 def segments(log: LedgerLog, snapshot: LogSnapshot) -> Iterator[Segment]:

@@ -63,11 +63,13 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     The second is ahead of the first where a snapshot was cut off between storing and recording.
     """
     _require_newest_origin(connection, log)
-    recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
+    with one_view(connection):  # a snapshot may be recorded meanwhile
+        recorded = recorded_head(connection, log.origin) or LogHead(log.origin, 0, b"", b"")
+        whole = is_whole(connection, log.origin, recorded.tree_size)
     head = log.newest()
     log.require_tiles(0, 0, head)
     _require_recorded(log, recorded, head)
-    if not is_whole(connection, log.origin, recorded.tree_size):
+    if not whole:
         raise record_differs(log)
     cosigned = log.cosigned()
     if cosigned is not None:

@@ -250,6 +250,16 @@ def test_a_plan_of_other_ids_than_were_admitted_is_found(
     assert (error.reason, "plan/0000000000000010" in str(error)) == ("log.object_damaged", True)
 
 
+def test_a_record_whose_ids_are_not_those_of_the_archived_rows_is_not_blamed_on_a_plan(
+    stack: Stack,
+) -> None:
+    stack.execute(
+        f"UPDATE {RECORD} SET ids = ids[1:3] || ids[5] || ids[4] || ids[6:] WHERE ids IS NOT NULL"
+    )
+    error = refusal(stack, verify="full")
+    assert (error.reason, "record" in str(error), error.details) == ("log.rows_differ", True, {})
+
+
 @pytest.mark.parametrize("rows", [b"garbage\n", b"\xff\n", b"1\t2\n", b"1\t2", b""])
 def test_what_stands_where_a_snapshot_was_cut_off_must_be_rows_that_were_planned(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, rows: bytes
@@ -266,6 +276,22 @@ def test_what_stands_where_a_snapshot_was_cut_off_must_be_rows_that_were_planned
     assert (error.reason, planted in str(error)) == ("log.object_damaged", True)
     (stack.folder / "store" / planted).unlink()
     assert stack.snapshot().tree_size == 405
+
+
+def test_a_segment_that_has_no_place_in_the_log_is_named_by_the_check(stack: Stack) -> None:
+    first, second = sorted((stack.folder / "store").rglob("segment/*"))
+    planted = first.with_name("0000000000000001-0000000000000011")
+    planted.write_bytes(first.read_bytes())
+    with stack.connection() as connection:
+        problems = check.check_ledger(connection, stack.store, stack.policy).problems
+    assert f"segment/{planted.name} does not follow one that ends at 10" in problems[0]
+    planted.unlink()
+    first.rename(first.with_name("0000000000000000-0000000000000009"))
+    second.unlink()
+    with stack.connection() as connection:
+        problems = check.check_ledger(connection, stack.store, stack.policy).problems
+    assert "segment/0000000000000000-0000000000000009 has 10 rows" in problems[0]
+    assert problems[1] == "the last archived segment ends at 9, not at 400"
 
 
 # --- beside a snapshot ----------------------------------------------------------------------

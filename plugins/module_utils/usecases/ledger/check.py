@@ -40,7 +40,7 @@ SIGHT_SETTINGS = {"row_security": "off"}
 ROWS_AT_ONCE = 5000
 T = TypeVar("T")
 _SIZE = re.compile(r"[0-9]{16}")
-_SEGMENT = re.compile(r"([0-9]{16})-[0-9]{16}")
+_SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
 _COUNTED = ("id", "abn", "tax_type", "period_id", "amount_cents")
 """The columns that are counted with."""
 
@@ -173,7 +173,7 @@ def _check_log(
     recount = _Recount(rollbacks, _standing_payouts(connection, findings))
     present = _columns(connection)
     progress.begin()
-    for segment in _segments(store, findings.origin, head.size):
+    for segment in _segments(store, head.size, findings):
         _require_columns(findings.origin, segment.names, present)
         _compare_rows(connection, segment, findings)
         for row in segment.rows:
@@ -234,12 +234,18 @@ def _signed(head: Head, pem: str) -> bool:
     return False
 
 
-def _segments(store: ObjectStore, origin: str, size: int) -> Iterator[Segment]:
+def _segments(store: ObjectStore, size: int, findings: Findings) -> Iterator[Segment]:
     """Yield each archived segment below ``size``, in order of position."""
-    for key in store.keys(f"log/{origin}/segment/"):
+    end = 0
+    for key in store.keys(f"log/{findings.origin}/segment/"):
         name = _SEGMENT.fullmatch(key.rpartition("/")[2])
         if name and int(name[1]) < size:
-            yield _read(store, key, _segment)
+            findings.require(end == int(name[1]), f"{key} does not follow one that ends at {end}")
+            yield (segment := _read(store, key, _segment))
+            end = int(name[2])
+            rows = len(segment.rows)
+            findings.require(rows == end - int(name[1]), f"{key} has {rows} rows")
+    findings.require(end == size, f"the last archived segment ends at {end}, not at {size}")
 
 
 def _read(store: ObjectStore, key: str, parse: Callable[[bytes], T]) -> T:

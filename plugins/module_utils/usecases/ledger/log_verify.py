@@ -14,13 +14,21 @@ from collections.abc import Iterator
 from itertools import islice, zip_longest
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ...domain.ledger.extent import scans
+from ...domain.ledger.extent import expand, ranges_of, scans
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
-from .archive import admitted_later, all_segments, compare, differ, record_differs, segment_damaged
+from .archive import (
+    admitted_later,
+    all_segments,
+    compare,
+    differ,
+    record_differs,
+    segment_damaged,
+    segments,
+)
 from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
 from .records import (
     admitted,
@@ -115,11 +123,20 @@ def _damaged_heads(connection: Connection, log: LedgerLog) -> Iterator[str]:
 
 
 def _is_plan_of(connection: Connection, log: LedgerLog, size: int, until: int) -> bool:
-    """Return whether the plan after ``size`` is there, with the ids recorded up to ``until``."""
+    """Return whether the plan after ``size`` is there, with the ids recorded up to ``until``.
+
+    :raises ApgmsError: ``log.rows_differ`` where it has those of the archived rows
+    """
     plan = log.plan(size)
-    planned = () if plan is None else plan.extents
+    if plan is None:
+        return False
     recorded = recorded_extents(connection, log.origin, size, until)
-    return all(one == other for one, other in zip_longest(planned, recorded))
+    if all(one == other for one, other in zip_longest(plan.extents, recorded)):
+        return True
+    archived = (each for segment in segments(log, log.snapshot(until)) for each in segment.ids())
+    if all(one == other for one, other in zip_longest(expand(ranges_of(plan.extents)), archived)):
+        raise record_differs(log)
+    return False
 
 
 def _open(store: ObjectStore, key: str) -> IO[bytes]:

@@ -139,7 +139,7 @@ def test_a_value_that_was_taken_from_a_row_is_found(
 
 ODD_NAMES = (
     'a"b', "it's", "UPPER", "naïve ✓", "sp ace", "tab\tname", "new\nline", "back\\slash",
-    "back\\tslash", "select", "percent%s", "{brace}",
+    "back\\tslash", "select", "percent%s", "{brace}", "begin", "before_end",
 )  # fmt: skip
 
 

@@ -7,25 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     canonical,
 )
+from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.leaf import line
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import log_verify
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    chain_leaves,
+    check,
+    log_check,
+    log_verify,
+    restore,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import (
     PLAN_SCHEMA,
     LedgerLog,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
+    compare_heads,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.records import open_log
 from tests.ledgers import (
     LedgerWriter,
     Stack,
     fill,
     insert_as,
     make_stack,
+    refusal,
     verify_all_chains,
 )
 
@@ -185,6 +198,14 @@ def test_the_auditor_confirms_no_document_that_is_not_that_of_its_rows(
     assert reason(stack.cosign) == "log.object_damaged"
 
 
+def test_the_auditor_does_not_take_true_for_one(database_url: str, tmp_path: Path) -> None:
+    stack = make_stack(database_url, tmp_path)
+    fill(stack, LedgerWriter(), 1)
+    [name] = stack.snapshot().namespaces
+    edit(stack, 1, lambda said: said["namespaces"][name].update(rows=True))
+    assert reason(stack.cosign) == "log.object_damaged"
+
+
 @pytest.mark.parametrize(
     ("fresh", "columns"),
     [
@@ -193,6 +214,8 @@ def test_the_auditor_confirms_no_document_that_is_not_that_of_its_rows(
         ([["451", "5"]], lambda names: [names[-1], *names[:-1]]),
         ([["451", "5"]], lambda names: [*names[:-1], 7]),
         ([["451", "5"]], lambda names: ["id", "abn"]),
+        ([["451", "0_5"]], lambda names: names),
+        ([["451", f"1 {2**63} 1"]], lambda names: names),
     ],
 )
 def test_a_plan_that_nobody_made_is_not_taken_up(
@@ -211,3 +234,123 @@ def test_a_plan_that_nobody_made_is_not_taken_up(
     stack.store.put_new(log.plan_key(400), canonical(document))
     for verify in ("incremental", "full"):
         assert reason(stack.snapshot, verify=verify) == "log.object_damaged"
+
+
+@pytest.mark.parametrize("fresh", [[["11", "89"]], [["11", "89"], ["150", "302"]], [["11", "391"]]])
+def test_a_plan_of_other_ids_than_were_admitted_is_found(
+    stack: Stack, fresh: list[list[str]]
+) -> None:
+    [path] = (stack.folder / "store").rglob("plan/*10")
+    path.write_bytes(canonical({**json.loads(path.read_bytes()), "fresh": fresh}))
+    error = refusal(stack, verify="full")
+    assert (error.reason, "plan/0000000000000010" in str(error)) == ("log.object_damaged", True)
+
+
+def test_a_record_whose_ids_are_not_those_of_the_archived_rows_is_not_blamed_on_a_plan(
+    stack: Stack,
+) -> None:
+    stack.execute(
+        f"UPDATE {RECORD} SET ids = ids[1:3] || ids[5] || ids[4] || ids[6:] WHERE ids IS NOT NULL"
+    )
+    error = refusal(stack, verify="full")
+    assert (error.reason, "record" in str(error), error.details) == ("log.rows_differ", True, {})
+
+
+@pytest.mark.parametrize("rows", [b"garbage\n", b"\xff\n", b"1\t2\n", b"1\t2", b""])
+def test_what_stands_where_a_snapshot_was_cut_off_must_be_rows_that_were_planned(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, rows: bytes
+) -> None:
+    fill(stack, LedgerWriter(3, seed=9), 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerLog, "put_snapshot", None)
+        with pytest.raises(TypeError):
+            stack.snapshot()
+    log = LedgerLog(stack.store, stack.policy)
+    planted = log.segment_key(405, 410)
+    stack.store.put_new(planted, line(log.snapshot(400).columns) + rows)
+    error = refusal(stack)
+    assert (error.reason, planted in str(error)) == ("log.object_damaged", True)
+    (stack.folder / "store" / planted).unlink()
+    assert stack.snapshot().tree_size == 405
+
+
+def test_a_segment_that_has_no_place_in_the_log_is_named_by_the_check(stack: Stack) -> None:
+    first, second = sorted((stack.folder / "store").rglob("segment/*"))
+    planted = first.with_name("0000000000000001-0000000000000011")
+    planted.write_bytes(first.read_bytes())
+    with stack.connection() as connection:
+        problems = check.check_ledger(connection, stack.store, stack.policy).problems
+    assert f"segment/{planted.name} does not follow one that ends at 10" in problems[0]
+    planted.unlink()
+    first.rename(first.with_name("0000000000000000-0000000000000009"))
+    second.unlink()
+    with stack.connection() as connection:
+        problems = check.check_ledger(connection, stack.store, stack.policy).problems
+    assert "segment/0000000000000000-0000000000000009 has 10 rows" in problems[0]
+    assert problems[1] == "the last archived segment ends at 9, not at 400"
+
+
+# --- beside a snapshot ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], None]:
+    """Let a snapshot be taken, once, right before or after a function is called."""
+
+    def arrange(owner: Any, name: str, *, after: bool = False) -> None:
+        called = getattr(owner, name)
+
+        def wrapped(*arguments: Any) -> Any:
+            monkeypatch.setattr(owner, name, called)
+            found = called(*arguments) if after else None
+            fill(stack, LedgerWriter(3, seed=9), 10)
+            assert stack.snapshot().tree_size == 410
+            return found if after else called(*arguments)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    return arrange
+
+
+def test_a_snapshot_that_is_recorded_meanwhile_is_no_damage_of_the_record(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(log_check, "recorded_head", after=True)
+    with stack.connection() as connection:
+        recorded, head = compare_heads(connection, open_log(connection, stack.store, stack.policy))
+    assert (recorded.tree_size, head.tree_size) == (400, 410)
+
+
+def test_released_chains_are_held_against_the_head_of_one_view(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(chain_leaves, "require_unique_ids")
+    verify_all_chains(stack)
+
+
+def test_a_check_does_not_miss_rows_that_were_admitted_after_its_view(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(check, "_newest")
+    with stack.connection() as connection:
+        assert check.check_ledger(connection, stack.store, stack.policy).problems == []
+
+
+def test_a_restore_does_not_miss_rows_that_were_admitted_after_its_view(
+    stack: Stack, beside: Callable[..., None]
+) -> None:
+    beside(restore, "compare")
+    with stack.connection() as connection:
+        assert not restore.find_damage(connection, open_log(connection, stack.store, stack.policy))
+
+
+def test_a_check_is_not_misled_by_a_policy_that_hides_rows(stack: Stack) -> None:
+    stack.execute("ALTER TABLE owa_ledger ENABLE ROW LEVEL SECURITY")
+    role = f"auditor_{stack.folder.name[-8:]}".replace("-", "_")
+    stack.execute(f"CREATE ROLE {role}")
+    stack.execute(f"GRANT USAGE ON SCHEMA apgms_release TO {role}")
+    stack.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public, apgms_release TO {role}")
+    with stack.connection() as connection:
+        connection.execute(f"SET ROLE {role}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            check.check_ledger(connection, stack.store, stack.policy)

@@ -760,6 +760,37 @@ def test_a_full_verification_names_all_damaged_objects_at_once(
     assert stack.snapshot(verify="full").tree_size == 26 * 256 + 5
 
 
+@pytest.mark.parametrize("path", ["tile/0/000", "tile/0/001.p/44"])
+def test_a_tile_that_is_damaged_is_not_taken_for_a_damaged_segment(
+    stack: Stack, writer: LedgerWriter, path: str
+) -> None:
+    for rows in (300, 400):
+        fill(stack, writer, rows)
+        stack.snapshot()
+    [tile] = (stack.folder / "store").glob(f"log/*/*/{path}")
+    flip(tile)
+    for act in (stack.cosign, lambda: stack.snapshot(verify="full")):
+        with pytest.raises(ApgmsError) as caught:
+            act()
+        assert (caught.value.reason, path in str(caught.value)) == ("log.tile_damaged", True)
+
+
+def test_a_tile_that_an_earlier_head_had_on_its_right_edge_is_verified(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    for rows in (300, 400):
+        fill(stack, writer, rows)
+        stack.snapshot()
+    for path in ("tile/0/001.p/44", "tile/1/000.p/1"):
+        [tile] = (stack.folder / "store").glob(f"log/*/*/{path}")
+        good = tile.read_bytes()
+        flip(tile)
+        assert path in str(refusal(stack, verify="full"))
+        tile.unlink()
+        assert refusal(stack, verify="full").reason == "log.object_missing"
+        tile.write_bytes(good)
+
+
 def test_a_damaged_tile_on_the_path_of_a_proof_is_no_fork(
     stack: Stack, writer: LedgerWriter
 ) -> None:

@@ -142,3 +142,15 @@ def test_any_other_is_refused_by_name_before_anything_is_stored(
         told = "numeric(30,0)" if kind == "long_cents" else kind
         assert f"Why: {column} is {told}; what works is " in str(caught.value)
     assert list(stack.store.keys("log/")) == []
+
+
+def test_a_collation_that_takes_unlike_texts_for_the_same_is_refused(stack: Stack) -> None:
+    fill(stack, LedgerWriter(), 3)
+    stack.execute('CREATE COLLATION alike FROM "C"')
+    stack.execute("ALTER TABLE owa_ledger ALTER COLUMN period_id TYPE text COLLATE alike")
+    stack.execute(
+        "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'alike'"
+    )  # what ICU makes, which not every PostgreSQL has
+    with pytest.raises(ApgmsError, match=r"period_id is text of the .* collation alike") as caught:
+        stack.snapshot()
+    assert caught.value.reason == "log.column_type"

@@ -7,6 +7,7 @@ the order of ids; rows that show up later, below ids already admitted, are in ex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from operator import sub
@@ -14,8 +15,11 @@ from typing import NamedTuple
 
 EXTENT_IDS = 1000
 """How many ids an extent has at most, where some are missing between."""
+LEAST_ID = -(2**63)
+MOST_ID = 2**63 - 1
 NAMED_RANGES = 1000
 """How many ranges a result names at most."""
+_COUNTS = re.compile(r"[0-9 ]+")
 
 
 class IdRange(NamedTuple):
@@ -66,10 +70,13 @@ def parse_extent(first: str, runs: str) -> Extent:
     :raises ValueError: where they are not numbers, or no extent
     """
     counts = list(map(int, runs.split(" ")))
-    if len(counts) % 2 == 0 or min(counts) < 1:
+    if len(counts) % 2 == 0 or min(counts) < 1 or not _COUNTS.fullmatch(runs):
         raise ValueError(f"{runs[:40]!r} does not say in turn how many ids are there and missing")
     begin = int(first)
-    return Extent(begin, begin + sum(counts) - 1, sum(counts[::2]), runs)
+    last = begin + sum(counts) - 1
+    if not LEAST_ID <= begin <= last <= MOST_ID:
+        raise ValueError(f"{begin} to {last} are no ledger ids")
+    return Extent(begin, last, sum(counts[::2]), runs)
 
 
 def extents(portions: Iterable[Sequence[int]]) -> list[Extent]:

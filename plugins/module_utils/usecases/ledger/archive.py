@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...domain.formats.canonical import canonical, sha256_hex
@@ -16,6 +17,7 @@ from ...domain.ledger.extent import (
     Extent,
     IdRange,
     compress,
+    expand,
     extents,
     pairs,
     ranges_of,
@@ -161,27 +163,42 @@ def _require_columns_of_then(connection: Connection, log: LedgerLog, size: int, 
 
 
 def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:
-    """Yield what a snapshot after ``size`` stored before it was cut off; no leaf speaks of it."""
-    header = line(plan.columns)
-    for key in log.segments_from(size):
+    """Yield what a snapshot after ``size`` stored before it was cut off; no leaf speaks of it.
+
+    :raises ApgmsError: ``log.object_damaged`` where a segment has other rows than were planned
+    """
+    planned, position = expand(ranges_of(plan.extents)), size
+    for key, first, end in log.segments_from(size):
+        ids = list(islice(planned, max(first - position, 0), max(end - position, 0)))
         lines = read(log.store, key).splitlines(keepends=True)
-        if lines[:1] == [header]:
-            yield Segment(plan.columns, tuple(lines[1:]))
+        segment = Segment(plan.columns, tuple(lines[1:]))
+        if first < position or lines[:1] != [line(plan.columns)] or not _has_ids(segment, ids):
+            raise object_damaged(log.at(key), "it does not have the rows that were planned")
+        position = end
+        yield segment
+
+
+def _has_ids(segment: Segment, ids: list[int]) -> bool:
+    """Return whether a segment has whole rows, and these ids."""
+    try:
+        return bool(ids) and segment.lines[-1].endswith(b"\n") and segment.ids() == ids
+    except (IndexError, ValueError):
+        return False
 
 
 def all_segments(log: LedgerLog) -> Iterator[Segment]:
-    """Yield every segment of the log, each verified against the leaves, in order of position.
+    """Return every segment stored by now, each verified against the leaves, in order of position.
 
     :raises ApgmsError: ``log.segment_damaged``
     """
-    for snapshot in admitted_later(log, 0):
-        yield from segments(log, snapshot)
+    snapshots = list(admitted_later(log, 0))
+    return (each for snapshot in snapshots for each in segments(log, snapshot))
 
 
 def segments(log: LedgerLog, snapshot: LogSnapshot) -> Iterator[Segment]:
     """Yield the segments of a snapshot, each verified against the leaves.
 
-    :raises ApgmsError: ``log.segment_damaged``
+    :raises ApgmsError: ``log.segment_damaged``, ``log.tile_damaged``
     """
     header = line(snapshot.columns)
     for first, end in snapshot.segments:
@@ -189,6 +206,7 @@ def segments(log: LedgerLog, snapshot: LogSnapshot) -> Iterator[Segment]:
         lines = read(log.store, key).splitlines(keepends=True)
         found = b"".join(leaf_hashes(header, lines[1:]))
         if lines[:1] != [header] or found != log.leaves(first, end, snapshot.tree_size):
+            log.require_tiles(first, end, log.head(snapshot.tree_size))
             raise segment_damaged(log.at(key))
         yield Segment(snapshot.columns, tuple(lines[1:]))
 

@@ -21,7 +21,7 @@ from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress
 from .archive import Damage, differ, record_differs
 from .log import LedgerLog, LogHead
-from .records import column_epochs, frontier, is_whole, late_ids, positions
+from .records import column_epochs, frontier, is_whole, late_ids, positions, recorded_head
 from .rows import one_view, rows
 from .table import require_unique_ids
 
@@ -49,9 +49,9 @@ def verify_chains_against_leaves(
     :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``
     """
     log = LedgerLog(store, policy)
-    head = log.newest()
     with one_view(connection):
         require_unique_ids(connection)
+        head = recorded_head(connection, log.origin) or log.newest()
         if not is_whole(connection, log.origin, head.tree_size):
             raise record_differs(log)
         _require_count(connection, log, head, policy.stack)

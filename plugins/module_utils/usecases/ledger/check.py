@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from ...ports.database import Connection
 
 SHOWN_IDS = 20
+SIGHT_SETTINGS = {"row_security": "off"}
+"""A policy that hides rows from this role is an error, not rows that are missing."""
 ROWS_AT_ONCE = 5000
 T = TypeVar("T")
 _SIZE = re.compile(r"[0-9]{16}")
-_SEGMENT = re.compile(r"([0-9]{16})-[0-9]{16}")
+_SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
 _COUNTED = ("id", "abn", "tax_type", "period_id", "amount_cents")
 """The columns that are counted with."""
 
@@ -140,13 +142,15 @@ def check_ledger(
     """
     progress = progress or Progress(say_into(None))
     findings = Findings(current_origin(store, policy))
+    stored = set(_checkpoints(store, findings.origin))
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     try:
         with connection.transaction():
-            for name, value in OUTPUT_SETTINGS.items():
+            for name, value in {**OUTPUT_SETTINGS, **SIGHT_SETTINGS}.items():
                 connection.execute("SELECT set_config(%s, %s, true)", [name, value])
             rollbacks = _rollbacks(connection)
-            _check_log(connection, store, policy, rollbacks, findings, progress)
+            head = _newest(store, policy, findings, stored, rollbacks)
+            _check_log(connection, store, head, rollbacks, findings, progress)
             _check_chains(connection, findings, progress)
             _check_mirrors(connection, findings)
     finally:
@@ -159,18 +163,17 @@ def check_ledger(
 def _check_log(
     connection: Connection,
     store: ObjectStore,
-    policy: Policy,
+    head: Head,
     rollbacks: list[RecordedRollback],
     findings: Findings,
     progress: Progress,
 ) -> None:
-    head = _newest(store, policy, findings)
     findings.tree_size = head.size
     findings.rollbacks = len(rollbacks)
     recount = _Recount(rollbacks, _standing_payouts(connection, findings))
     present = _columns(connection)
     progress.begin()
-    for segment in _segments(store, findings.origin, head.size):
+    for segment in _segments(store, head.size, findings):
         _require_columns(findings.origin, segment.names, present)
         _compare_rows(connection, segment, findings)
         for row in segment.rows:
@@ -183,9 +186,27 @@ def _check_log(
     recount.verdict(findings)
 
 
-def _newest(store: ObjectStore, policy: Policy, findings: Findings) -> Head:
-    names = store.keys(f"log/{findings.origin}/checkpoint/")
-    keys = [key for key in names if _SIZE.fullmatch(key.rpartition("/")[2])]
+def _checkpoints(store: ObjectStore, origin: str) -> dict[str, int]:
+    """Return the keys of the stored checkpoints and their tree sizes, ascending."""
+    keys = store.keys(f"log/{origin}/checkpoint/")
+    names = ((key, key.rpartition("/")[2]) for key in keys)
+    return {key: int(name) for key, name in names if _SIZE.fullmatch(name)}
+
+
+def _newest(
+    store: ObjectStore,
+    policy: Policy,
+    findings: Findings,
+    stored: set[str],
+    rollbacks: list[RecordedRollback],
+) -> Head:
+    """Return the newest head whose rows the view must have, whatever is admitted meanwhile.
+
+    :param stored: the checkpoints that were there before the view was opened
+    """
+    proven = max((size or 0 for one in rollbacks for size in one.sizes), default=0)
+    found = _checkpoints(store, findings.origin)
+    keys = [key for key, size in found.items() if key in stored or size <= proven]
     if not keys:
         raise ApgmsError(
             "ledger_check.no_log",
@@ -213,12 +234,18 @@ def _signed(head: Head, pem: str) -> bool:
     return False
 
 
-def _segments(store: ObjectStore, origin: str, size: int) -> Iterator[Segment]:
+def _segments(store: ObjectStore, size: int, findings: Findings) -> Iterator[Segment]:
     """Yield each archived segment below ``size``, in order of position."""
-    for key in store.keys(f"log/{origin}/segment/"):
+    end = 0
+    for key in store.keys(f"log/{findings.origin}/segment/"):
         name = _SEGMENT.fullmatch(key.rpartition("/")[2])
         if name and int(name[1]) < size:
-            yield _read(store, key, _segment)
+            findings.require(end == int(name[1]), f"{key} does not follow one that ends at {end}")
+            yield (segment := _read(store, key, _segment))
+            end = int(name[2])
+            rows = len(segment.rows)
+            findings.require(rows == end - int(name[1]), f"{key} has {rows} rows")
+    findings.require(end == size, f"the last archived segment ends at {end}, not at {size}")
 
 
 def _read(store: ObjectStore, key: str, parse: Callable[[bytes], T]) -> T:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...domain.approval.policy import Policy
+from ...domain.formats.canonical import canonical
 from ...domain.ledger import checkpoint as notes
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import TreeBuilder
@@ -92,7 +93,7 @@ def _require_as_counted(
     if snapshot.root != root:
         raise object_damaged(where, "its root is not that of its checkpoint")
     rows = sum(entry["rows"] for entry in counted.values())
-    if snapshot.namespaces != counted or rows != snapshot.tree_size:
+    if canonical(snapshot.namespaces) != canonical(counted) or rows != snapshot.tree_size:
         raise object_damaged(
             where,
             "the archived rows do not have the totals and digests that it gives by namespace",

@@ -24,6 +24,7 @@ from ...domain.ledger.tree import (
     TreeBuilder,
     consistent,
     damaged_tiles,
+    edge_tiles,
     prove_consistency,
     tile_at,
 )
@@ -43,7 +44,7 @@ FIELDS = {
 TILES_KEPT = 256
 """How many tiles, of up to 8 KiB each, a log keeps in memory before it begins anew."""
 _SIZE = re.compile(r"[0-9]{16}")
-_SEGMENT = re.compile(r"([0-9]{16})-[0-9]{16}")
+_SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
 _GENERATION = re.compile(r"[0-9]{4,}")
 _ORIGIN = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -171,12 +172,12 @@ class LedgerLog:
         names = (key.rpartition("/")[2] for key in self.store.keys(self.key("checkpoint/")))
         return [int(name) for name in names if _SIZE.fullmatch(name)]
 
-    def segments_from(self, position: int) -> Iterator[str]:
-        """Yield the keys of the stored segments from a position on, ascending."""
+    def segments_from(self, position: int) -> Iterator[tuple[str, int, int]]:
+        """Yield the stored segments from a position on, ascending: key, and their two ends."""
         for key in self.store.keys(self.key("segment/")):
             match = _SEGMENT.fullmatch(key.rpartition("/")[2])
             if match and int(match[1]) >= position:
-                yield key
+                yield key, int(match[1]), int(match[2])
 
     def newest(self) -> LogHead:
         """Return the newest checkpoint, its signature verified."""
@@ -276,6 +277,28 @@ class LedgerLog:
         begin = (first - indices.start * TILE_WIDTH) * HASH_BYTES
         return hashes[begin : begin + (end - first) * HASH_BYTES]
 
+    def require_tiles(self, first: int, end: int, head: LogHead) -> None:
+        """Require of the tiles with the leaves ``first`` to ``end`` - 1 that they give the root.
+
+        :raises ApgmsError: ``log.tile_damaged``
+        """
+        size = head.tree_size
+        if self.builder(size).root() != head.root:
+            edge = ", ".join(tile.path for tile in edge_tiles(size))
+            raise tile_damaged(
+                self.at(self.key("tile/")), f"the right edge ({edge}) has another root"
+            )
+        indices = range(first // TILE_WIDTH, -(-end // TILE_WIDTH))
+        self._require_sound([tile_at(0, index, size) for index in indices], size)
+
+    def _require_sound(self, tiles: Iterable[Tile], size: int) -> None:
+        if damaged := damaged_tiles(tiles, size, self.read_tile):
+            highest = max(damaged, key=lambda tile: tile.level)
+            raise tile_damaged(
+                self.at(self.key(highest.path)),
+                "its root is not the hash that the tile above it holds",
+            )
+
     def require_prefix(self, old: LogHead, new: LogHead) -> list[bytes]:
         """Return the verified proof that the tree of ``old`` is a prefix of that of ``new``.
 
@@ -299,11 +322,7 @@ class LedgerLog:
         return proof
 
     def _no_prefix(self, old: LogHead, new: LogHead, used: list[Tile]) -> ApgmsError:
-        if damaged := damaged_tiles(used, new.tree_size, self.read_tile):
-            return tile_damaged(
-                self.at(self.key(damaged[0].path)),
-                "its root is not the hash that the tile above it holds",
-            )
+        self._require_sound(used, new.tree_size)
         return forked(
             self.at(self.key("")),
             f"the tree of {new.tree_size} rows does not begin with the tree of "

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from ...domain.approval.policy import Policy
 from ...domain.ledger.extent import IdRange, compress, expand
 from ...domain.ledger.leaf import leaf_hash, leaf_hashes, line
-from ...domain.ledger.tree import TILE_WIDTH, edge_tiles
+from ...domain.ledger.tree import TILE_WIDTH
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import Damage, admitted_later, differ, record_differs, require_same_rows
-from .log import LedgerLog, LogHead, forked, no_head, tile_damaged
+from .log import LedgerLog, LogHead, forked, no_head
 from .records import (
     admitted,
     column_epochs,
@@ -65,13 +65,13 @@ def compare_heads(connection: Connection, log: LedgerLog) -> tuple[LogHead, LogH
     :raises ApgmsError: those of :func:`require_intact`, ``log.unfinished`` aside
     """
     _require_newest_origin(connection, log)
-    recorded = recorded_head(connection, log.origin) or no_head(log.origin)
+    with one_view(connection):  # a snapshot may be recorded meanwhile
+        recorded = recorded_head(connection, log.origin) or no_head(log.origin)
+        whole = is_whole(connection, log.origin, recorded.tree_size)
     head = log.newest()
-    if log.builder(head.tree_size).root() != head.root:
-        edge = ", ".join(tile.path for tile in edge_tiles(head.tree_size))
-        raise tile_damaged(log.at(log.key("tile/")), f"the right edge ({edge}) has another root")
+    log.require_tiles(0, 0, head)
     _require_recorded(log, recorded, head)
-    if not is_whole(connection, log.origin, recorded.tree_size):
+    if not whole:
         raise record_differs(log)
     cosigned = log.cosigned()
     if cosigned is not None:

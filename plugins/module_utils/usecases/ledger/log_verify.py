@@ -11,29 +11,45 @@ import contextlib
 import io
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ...domain.ledger.extent import scans
+from ...domain.ledger.extent import expand, ranges_of, scans
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import Tile, TreeBuilder
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..acts.progress import Progress
-from .archive import admitted_later, all_segments, compare, differ, record_differs, segment_damaged
+from .archive import (
+    admitted_later,
+    all_segments,
+    compare,
+    differ,
+    record_differs,
+    segment_damaged,
+    segments,
+)
 from .log import LedgerLog, LogHead, object_damaged, object_missing, tile_damaged
-from .records import admitted, admitted_scans, column_epochs, late_ids, recorded_notes
+from .records import (
+    admitted,
+    admitted_scans,
+    column_epochs,
+    late_ids,
+    recorded_extents,
+    recorded_notes,
+)
 from .rows import ROWS_AT_ONCE, one_view, scanned, sees_one_state
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 SHOWN = 20
-MISSING, TILES, SEGMENTS, HEADS = (
+MISSING, TILES, SEGMENTS, HEADS, PLANS = (
     "missing",
     "damaged tiles",
     "damaged segments",
     "damaged checkpoints",
+    "damaged plans",
 )
 
 
@@ -52,11 +68,12 @@ def verify_history(
 
     :raises ApgmsError: ``log.rows_differ`` with the ids of the rows that are changed or missing,
         ``log.column_gone``; else, naming all the objects, ``log.tile_damaged``,
-        ``log.segment_damaged``, ``log.object_missing``, or ``log.object_damaged`` for several of
-        these
+        ``log.segment_damaged``, ``log.object_missing``, or ``log.object_damaged`` for checkpoints,
+        plans, or several of these
     """
     builder = TreeBuilder()
     damaged = list(_damaged_heads(connection, log))
+    sizes = set(log.sizes())
     progress.begin()
     for segment in _in_segments(connection, log, head):
         with _open(log.store, segment.key) as stored:
@@ -67,6 +84,8 @@ def verify_history(
                 same &= _next_is(stored, b"".join(batch))
             if not same or stored.read(1):
                 damaged.append(segment.key)
+        if builder.size in sizes:
+            tiles += builder.edge()
         damaged.extend(_damaged(log, tiles))
         progress.done("Verifying ledger rows", builder.size, head.tree_size, "rows")
     if builder.size != head.tree_size or builder.root() != head.root:
@@ -98,9 +117,26 @@ def _damaged_heads(connection: Connection, log: LedgerLog) -> Iterator[str]:
     for size, note in recorded_notes(connection, log.origin):
         if _open(log.store, log.checkpoint_key(size)).read() != note:
             yield log.checkpoint_key(size)
-        if size > previous and log.plan(previous) is None:
+        if size > previous and not _is_plan_of(connection, log, previous, size):
             yield log.plan_key(previous)
         previous = size
+
+
+def _is_plan_of(connection: Connection, log: LedgerLog, size: int, until: int) -> bool:
+    """Return whether the plan after ``size`` is there, with the ids recorded up to ``until``.
+
+    :raises ApgmsError: ``log.rows_differ`` where it has those of the archived rows
+    """
+    plan = log.plan(size)
+    if plan is None:
+        return False
+    recorded = recorded_extents(connection, log.origin, size, until)
+    if all(one == other for one, other in zip_longest(plan.extents, recorded)):
+        return True
+    archived = (each for segment in segments(log, log.snapshot(until)) for each in segment.ids())
+    if all(one == other for one, other in zip_longest(expand(ranges_of(plan.extents)), archived)):
+        raise record_differs(log)
+    return False
 
 
 def _open(store: ObjectStore, key: str) -> IO[bytes]:
@@ -144,6 +180,8 @@ def _damage(log: LedgerLog, keys: list[str]) -> ApgmsError:
         )
     if kind == HEADS:
         return object_damaged(where, "it is not the note that the database has recorded")
+    if kind == PLANS:
+        return object_damaged(where, "it does not plan the ids that the database has recorded")
     if kind == TILES:
         return tile_damaged(where, "its hashes are not those of the ledger")
     return segment_damaged(where)
@@ -156,6 +194,8 @@ def _kind(log: LedgerLog, key: str) -> str:
         return MISSING
     if key.startswith(log.key("checkpoint/")):
         return HEADS
+    if key.startswith(log.key("plan/")):
+        return PLANS
     return TILES if key.startswith(log.key("tile/")) else SEGMENTS
 
 

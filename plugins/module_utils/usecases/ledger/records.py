@@ -9,10 +9,20 @@ from itertools import count, groupby, pairwise
 from typing import TYPE_CHECKING, LiteralString, NamedTuple
 
 from ...domain.approval.policy import Policy
-from ...domain.ledger.extent import Extent, IdRange, Scan, compress, expand, ranges_of, scans
+from ...domain.ledger.extent import (
+    LEAST_ID,
+    Extent,
+    IdRange,
+    Scan,
+    compress,
+    expand,
+    extents,
+    ranges_of,
+    scans,
+    whole,
+)
 from ...ports.object_store import ObjectStore
 from .log import LedgerLog, LogHead, LogSnapshot, Plan, object_damaged
-from .rows import LEAST_ID
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -244,6 +254,20 @@ def admitted(connection: Connection, origin: str, first: int, end: int) -> list[
         {"origin": origin, "first": first, "end": end},
     )
     return [each for row in found for each in _cut(PlacedExtent(*row), first, end)]
+
+
+def recorded_extents(connection: Connection, origin: str, first: int, end: int) -> Iterator[Extent]:
+    """Yield the extents recorded at the positions ``first`` to ``end`` - 1, ends of snapshots."""
+    with connection.cursor(name="recorded") as found:
+        found.itersize = EXTENTS_AT_ONCE
+        found.execute(
+            "SELECT first_id, last_id, ids FROM apgms_release.ledger_extent"
+            " WHERE origin = %s AND first_position >= %s AND first_position < %s"
+            " ORDER BY first_position",
+            [origin, first, end],
+        )
+        for first_id, last_id, ids in found:
+            yield from [whole(first_id, last_id)] if ids is None else extents([ids])
 
 
 def _cut(one: PlacedExtent, first: int, end: int) -> list[IdRange]:

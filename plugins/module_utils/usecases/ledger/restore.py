@@ -41,8 +41,9 @@ def find_damage(connection: Connection, log: LedgerLog) -> Damage:
 
     :raises ApgmsError: ``log.segment_damaged``
     """
+    archived = all_segments(log)  # before the view: what is admitted meanwhile is not missing
     with one_view(connection):
-        return compare(connection, log, all_segments(log))
+        return compare(connection, log, archived)
 
 
 def predict(connection: Connection, store: ObjectStore, policy: Policy) -> Damage:

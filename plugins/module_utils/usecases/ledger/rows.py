@@ -9,6 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...domain.ledger.extent import (
+    LEAST_ID,
+    MOST_ID,
     Extent,
     IdRange,
     Scan,
@@ -45,8 +47,6 @@ POLL_SECONDS = 0.05
 """How long to wait before looking again whether others have ended."""
 WATCH_SECONDS = 0.02
 """How long to look whether somebody is writing."""
-LEAST_ID = -(2**63)
-MOST_ID = 2**63 - 1
 
 
 class Writer(NamedTuple):

@@ -354,7 +354,7 @@ def _require_stored(log: LedgerLog, admission: Admission, logged: LogSnapshot) -
     wanted = {log.segment_key(*ends) for ends in logged.segments}
     if admission.plan.size:
         wanted.add(log.plan_key(size))
-    found = {*log.segments_from(size), *log.store.keys(log.plan_key(size))}
+    found = {*(key for key, *_ends in log.segments_from(size)), *log.store.keys(log.plan_key(size))}
     if gone := sorted(wanted - found):
         raise object_missing(log.at(gone[0]), "it was stored a moment ago, and is gone")
 

@@ -33,6 +33,11 @@ CORE_COLUMNS = {
 """The columns that the chain rule needs, and of which types, with or without a length."""
 NEVER_NULL = ("abn", "tax_type", "period_id", "amount_cents", "balance_after_cents")
 _TABLE_KINDS = ("r", "p")
+_ALIKE = """
+SELECT attname::text, collname::text FROM pg_attribute JOIN pg_collation AS c ON c.oid = attcollation
+WHERE attrelid = to_regclass(%s) AND attname = ANY(%s) AND NOT collisdeterministic ORDER BY attnum
+"""
+"""Columns in which the database takes unlike texts for the same: of chains it would see fewer."""
 _TYPE = re.compile(r"([a-z ]+)(?:\(([0-9]+)(?:,([0-9]+))?\))?")
 
 
@@ -71,6 +76,11 @@ def require_ledger(connection: Connection) -> None:
     ).fetchone()
     if kind is None or kind[0] not in _TABLE_KINDS:
         raise _not_a_table()
+    alike = connection.execute(_ALIKE, [TABLE, list(CORE_COLUMNS)]).fetchall()
+    if alike:
+        raise _wrong_types(
+            {name: f"text of the nondeterministic collation {c}" for name, c in alike}
+        )
     require_unique_ids(connection)
 
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ...domain.ledger.extent import MOST_ID
 from ...domain.ledger.leaf import line
 from ...domain.ledger.mirror import Mirror, MirrorRow, Original, mirrors
 from ...domain.release.rollback_plan import ChainChange, balances_digest
 from ...errors import ApgmsError
 from ...libraries import psycopg, sql
 from ...ports.database import whole_tables
-from ..ledger.rows import MOST_ID
 from ..release.effects import payout_uuid
 
 if TYPE_CHECKING:

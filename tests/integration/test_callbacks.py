@@ -56,9 +56,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(project: Path, *arguments: str) -> str:
+def play(project: Path, *arguments: str, inventory: str = "localhost,") -> str:
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "play.yml",
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, "play.yml",
          *arguments],
         cwd=project, capture_output=True, text=True, check=False,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
@@ -88,6 +88,19 @@ def test_a_run_reads_like_the_runbook(project: Path) -> None:
 
 def test_a_command_that_failed_shows_what_it_said(project: Path) -> None:
     assert "  Said:   reason\n" in play(project, "-e", '{"refuse": false}')
+
+
+def test_a_command_names_the_inventory_of_this_run(project: Path) -> None:
+    """Unless that does not hold the stack which the command is about."""
+    (project / "hosts.yml").write_text("proto: {hosts: {localhost: }}\n")
+    (project / "roles" / "careful" / "tasks" / "main.yml").write_text(
+        "- ansible.builtin.fail:\n"
+        "    msg: 'No. Where: x. Why: y. Mend: run -i inventories/proto a.yml;"
+        " run -i inventories/prod b.yml'\n"
+    )
+    shown = play(project, inventory="hosts.yml")
+    assert f"Mend:   run -i {project}/hosts.yml a.yml\n" in shown
+    assert "run -i inventories/prod b.yml\n" in shown
 
 
 def test_check_mode_is_announced(project: Path) -> None:

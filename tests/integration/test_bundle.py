@@ -271,6 +271,12 @@ def test_orders_that_are_refused_change_nothing(
     assert contents(tmp_path) == before
 
 
+def test_a_release_without_a_window_says_how_to_name_one(order: Order, ports: Ports) -> None:
+    unnamed = dataclasses.replace(order, release_window=None)
+    with pytest.raises(ApgmsError, match="Mend: export RELEASE_WINDOW=YYYYMMDDHHMM"):
+        build_bundle(unnamed, ports)
+
+
 def test_a_key_that_the_policy_does_not_pin(order: Order, ports: Ports, tmp_path: Path) -> None:
     other = make_keys(tmp_path / "other", "prod").manifest_key
     stranger = dataclasses.replace(ports, manifest_signer=open_signer(str(other), "ecdsa-p256"))

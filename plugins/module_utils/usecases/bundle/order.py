@@ -99,7 +99,9 @@ def require_named(order: Order) -> None:
             f"A {order.purpose} must be named before its bundle is built",
             where=" and ".join(f"apgms_{name}" for name in missing),
             why="a production bundle is frozen under its submission id, a release for its window",
-            mend="set apgms_submission_id in the inventory and RELEASE_WINDOW=YYYYMMDDHHMM",
+            mend="export RELEASE_WINDOW=YYYYMMDDHHMM  # when the window opens"
+            if "release_window" in missing
+            else "set apgms_submission_id in the inventory",
         )
 
 

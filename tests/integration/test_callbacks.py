@@ -56,16 +56,18 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(project: Path, *arguments: str, inventory: str = "localhost,") -> str:
+def play(
+    project: Path, *arguments: str, inventory: str = "localhost,", log: str = "operations.jsonl"
+) -> str:
     done = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, "play.yml",
          *arguments],
         cwd=project, capture_output=True, text=True, check=False,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
-             "APGMS_OPERATIONS_LOG": str(project / "operations.jsonl")},
+             "APGMS_OPERATIONS_LOG": str(project / log)},
     )  # fmt: skip
     assert done.returncode == 2
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_a_run_reads_like_the_runbook(project: Path) -> None:
@@ -125,3 +127,11 @@ def test_the_operations_log_keeps_every_action_and_verifies(project: Path) -> No
     assert by_task["careful : Not now"]["outcome"] == "skipped"
     assert by_task["careful : Refuse"]["outcome"] == "failed"
     assert by_task["careful : Write"]["action"] == "ansible.builtin.command"
+
+
+def test_a_log_that_cannot_be_written_is_told_once(project: Path) -> None:
+    """The run goes on: a kill switch must not wait for a disk."""
+    shown = " ".join(play(project, "-e", '{"refuse": true}', log="roles").split())
+    assert shown.count("The operations log lacks this run") == 1
+    assert "Mend: let " in shown
+    assert "STOPPED Refuse" in shown

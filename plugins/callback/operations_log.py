@@ -82,10 +82,16 @@ class CallbackModule(CallbackBase):
 
     def _append(self, action: dict[str, Any]) -> None:
         path = Path(self.get_option("path"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as log:
-            fcntl.flock(log, fcntl.LOCK_EX)
-            log.write(entry_line(_last_line(log), action) + b"\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b") as log:
+                fcntl.flock(log, fcntl.LOCK_EX)
+                log.write(entry_line(_last_line(log), action) + b"\n")
+        except OSError as error:
+            self._display.warning(
+                f"The operations log lacks this run. Where: {path}. Why: {error.strerror}. Mend:"
+                f" let {action['actor']} write there, or name another file: APGMS_OPERATIONS_LOG"
+            )
 
 
 def _last_line(log: IO[bytes]) -> bytes | None:

@@ -9,7 +9,8 @@ version_added: 0.1.0
 description:
   - Prints every role as a numbered step, below it what was checked, what was found, what changed
     and what to do next.
-  - A refusal is shown in its parts, what, where, why and the command that mends it.
+  - A refusal is shown in its parts, what, where, why and the command that mends it. Where the run
+    was given another inventory that holds the stack, the command names that one.
   - With C(-v) and more, output is that of P(ansible.builtin.default#callback).
 author: The APGMS release team (@apgms)
 extends_documentation_fragment:
@@ -23,11 +24,12 @@ import re
 import textwrap
 from typing import Any
 
-from ansible import constants
+from ansible import constants, context
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 
 _SPEC_CHECK = re.compile(r"Validating arguments against arg spec '[^']*'(?: - (?P<about>.*))?")
 _PARTS = re.compile(r"\s+(Where|Why|Mend): ")
+_INVENTORY = re.compile(r"-i inventories/(proto|prod)(?= )")
 _INDENT = " " * 4
 _WIDTH = 96
 
@@ -43,6 +45,7 @@ class CallbackModule(DefaultCallback):
         super().__init__()
         self._step = 0
         self._role: Any = None
+        self._play: Any = None
 
     @property
     def _plain(self) -> bool:
@@ -183,6 +186,14 @@ class CallbackModule(DefaultCallback):
                 label = ""
 
     def _commands(self, label: str, text: str, margin: int) -> None:
-        for command in text.split("; "):
+        for command in _INVENTORY.sub(self._inventory, text).split("; "):
             self._display.display(f"{_INDENT}{label:{margin}}{command}")
             label = ""
+
+    def _inventory(self, named: re.Match[str]) -> str:
+        """Return the inventories of this run where they hold the stack, else the one named."""
+        given = context.CLIARGS.get("inventory") or ()
+        groups = self._play.get_variable_manager().get_vars(play=self._play)["groups"]
+        if not given or named[1] not in groups:
+            return named[0]
+        return " ".join(f"-i {source}" for source in given)

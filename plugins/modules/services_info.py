@@ -69,6 +69,7 @@ services:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     Call,
@@ -76,6 +77,7 @@ from ansible_collections.apgms.release.plugins.module_utils.boundary import (
     run_module,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.services import (
+    Service,
     compose_services,
     local_services,
 )
@@ -87,12 +89,28 @@ def act(call: Call) -> Outcome:
         services = compose_services(options["project"], options["expected"])
     else:
         services = local_services(Path(options["services_file"]), options["expected"])
-    down = [f"{service.name} ({service.state})" for service in services if not service.up]
     return Outcome(
         changed=False,
         result={"services": [service.as_dict() for service in services]},
-        failure=f"Services that are not up: {', '.join(down)}" if down else None,
+        failure=_failure(options, services),
     )
+
+
+def _failure(options: dict[str, Any], services: list[Service]) -> str | None:
+    down = {service.name: service.state for service in services if not service.up}
+    if not down:
+        return None
+    project = options["project"]
+    where, mend = (
+        (
+            f"Compose project {project}",
+            f"docker compose --project-name {project} up --detach --wait {' '.join(down)}",
+        )
+        if options["engine"] == "docker"
+        else (options["services_file"], "make local-up")
+    )
+    why = ", ".join(f"{name} ({state})" for name, state in down.items())
+    return f"Services that are not up: {', '.join(down)}. Where: {where}. Why: {why}. Mend: {mend}"
 
 
 def main() -> None:

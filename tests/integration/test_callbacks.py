@@ -56,16 +56,18 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(project: Path, *arguments: str) -> str:
+def play(
+    project: Path, *arguments: str, inventory: str = "localhost,", log: str = "operations.jsonl"
+) -> str:
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "play.yml",
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, "play.yml",
          *arguments],
         cwd=project, capture_output=True, text=True, check=False,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
-             "APGMS_OPERATIONS_LOG": str(project / "operations.jsonl")},
+             "APGMS_OPERATIONS_LOG": str(project / log)},
     )  # fmt: skip
     assert done.returncode == 2
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_a_run_reads_like_the_runbook(project: Path) -> None:
@@ -90,6 +92,19 @@ def test_a_command_that_failed_shows_what_it_said(project: Path) -> None:
     assert "  Said:   reason\n" in play(project, "-e", '{"refuse": false}')
 
 
+def test_a_command_names_the_inventory_of_this_run(project: Path) -> None:
+    """Unless that does not hold the stack which the command is about."""
+    (project / "hosts.yml").write_text("proto: {hosts: {localhost: }}\n")
+    (project / "roles" / "careful" / "tasks" / "main.yml").write_text(
+        "- ansible.builtin.fail:\n"
+        "    msg: 'No. Where: x. Why: y. Mend: run -i inventories/proto a.yml;"
+        " run -i inventories/prod b.yml'\n"
+    )
+    shown = play(project, inventory="hosts.yml")
+    assert f"Mend:   run -i {project}/hosts.yml a.yml\n" in shown
+    assert "run -i inventories/prod b.yml\n" in shown
+
+
 def test_check_mode_is_announced(project: Path) -> None:
     shown = play(project, "-e", '{"refuse": true}', "--check")
     assert "Release (check mode: nothing is changed)" in shown
@@ -112,3 +127,11 @@ def test_the_operations_log_keeps_every_action_and_verifies(project: Path) -> No
     assert by_task["careful : Not now"]["outcome"] == "skipped"
     assert by_task["careful : Refuse"]["outcome"] == "failed"
     assert by_task["careful : Write"]["action"] == "ansible.builtin.command"
+
+
+def test_a_log_that_cannot_be_written_is_told_once(project: Path) -> None:
+    """The run goes on: a kill switch must not wait for a disk."""
+    shown = " ".join(play(project, "-e", '{"refuse": true}', log="roles").split())
+    assert shown.count("The operations log lacks this run") == 1
+    assert "Mend: let " in shown
+    assert "STOPPED Refuse" in shown

@@ -134,6 +134,12 @@ def test_the_archive_is_verified_with_stock_tools(run: Run, unpacked: Path) -> N
     assert own.stdout == done.stdout
 
 
+def test_a_folder_that_is_not_there_fails(tmp_path: Path) -> None:
+    done = verify(tmp_path / "misspelt")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == f"FAIL: cannot enter {tmp_path}/misspelt\n"
+
+
 def test_it_holds_the_bundle_and_what_it_is_checked_with(run: Run, unpacked: Path) -> None:
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
     assert names >= {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def play(stack: Stack, manifest: Manifest, folder: Path, **environment: str) -> 
     book = [{"hosts": "localhost", "gather_facts": False, "tasks": [release, shown]}]
     (folder / "play.json").write_text(json.dumps(book))
     done = subprocess.run(
-        [ROOT / ".venv/bin/ansible-playbook", "-vvv", "-i", "localhost,", "-c", "local",
+        [Path(sys.executable).with_name("ansible-playbook"), "-vvv", "-i", "localhost,", "-c", "local",
          folder / "play.json", "-e", "ansible_python_interpreter={{ ansible_playbook_python }}",
          "-e", "token={{ lookup('ansible.builtin.env', 'TEST_TOKEN') }}"],
         cwd=ROOT,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snap
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.stack.kill_switch import turn
 from tests import rollbacks
+from tests.conftest import ROOT
 from tests.faults.stack import Stack
 from tests.gateway_process import GatewayProcess
 from tests.module_process import run_module
@@ -224,6 +228,36 @@ def test_the_module_predicts_what_it_does(stack: Stack) -> None:
     assert done["changed"]
     assert {**done, "invocation": 0} == {**planned, "invocation": 0}
     assert done["diff"] == {"before": "missing: 2", "after": "none"}
+
+
+def play(stack: Stack, *arguments: str) -> tuple[int, str]:
+    """Run the playbook; return its status and what it says at the end."""
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "apgms_flags": {"SEED": 0, "SMOKE": 0, "DRY_RUN": 0},
+        "stack_guard_required": [],
+        **{f"apgms_{name}": value for name, value in options(stack).items()},
+    }
+    inventory = stack.folder / "hosts.yml"
+    inventory.write_text(json.dumps({"prod": {"hosts": {"apgms-prod": variables}}}))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory,
+         "playbooks/restore.yml", *arguments],
+        cwd=ROOT, env={**os.environ, "STACK": "prod"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout.strip().splitlines()[-1]
+
+
+def test_the_playbook_predicts_waits_restores_and_then_changes_nothing(stack: Stack) -> None:
+    delete(stack, 2)
+    assert play(stack) == (2, "apgms-prod: stopped, 1 steps, changed=0")
+    approve(stack, find(stack))
+    status, said = play(stack, "--check", "--diff")
+    assert (status, said.rpartition(" ")[2]) == (0, "changed=1")
+    assert find(stack).words == "missing: 2"
+    assert play(stack) == (0, "apgms-prod: done, 2 steps, changed=1")
+    assert play(stack) == (0, "apgms-prod: done, 2 steps, changed=0")
 
 
 def test_the_kill_switch_stops_it(stack: Stack) -> None:

@@ -35,6 +35,14 @@ def test_missing_table_is_named(database_url: str) -> None:
     assert error.value.reason == "database.missing_table"
 
 
+def test_a_sandbox_table_is_made_by_the_seed(database_url: str) -> None:
+    with (
+        connect(database_url, None, purpose="test") as connection,
+        pytest.raises(ApgmsError, match="Mend: make seed STACK=proto"),
+    ):
+        columns(connection, "apgms_sandbox.payroll_line")
+
+
 def test_unreachable_database_is_one_message() -> None:
     with (
         pytest.raises(ApgmsError) as error,

@@ -188,6 +188,17 @@ def test_an_exported_seed_cannot_enter_prod() -> None:
     assert "Mend: unset SEED" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("STACK", "proto"), ("RELEASE_WINDOW", "2026"), ("ROLLBACK_TARGET", "abc")]
+)
+def test_what_a_run_needs_is_corrected_rather_than_unset(name: str, value: str) -> None:
+    with pytest.raises(ApgmsError) as caught:
+        resolve(
+            Inventory("prod", dict.fromkeys(FLAGS, 0)), "release", from_environment({name: value})
+        )
+    assert f"Mend: correct or unset {name}" in str(caught.value)
+
+
 def test_a_line_of_the_env_file_is_named() -> None:
     with pytest.raises(ApgmsError) as caught:
         resolve(

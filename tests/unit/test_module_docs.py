@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def attributes(module: Path) -> dict[str, Any]:
 def test_a_module_that_shows_its_progress_says_that_it_cannot_be_left_alone(module: str) -> None:
     said = attributes(ROOT / "plugins" / "modules" / f"{module}.py").get("async", {})
     assert said.get("support") == "none"
-    asynchronous = ["ansible", "localhost", "-m", f"apgms.release.{module}", "-B", "9", "-P", "1"]
+    ansible = Path(sys.executable).with_name("ansible")
+    asynchronous = [ansible, "localhost", "-m", f"apgms.release.{module}", "-B", "9", "-P", "1"]
     done = subprocess.run(asynchronous, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "does not support async" in done.stdout

@@ -180,6 +180,19 @@ def test_an_empty_store_is_named(tmp_path: Path, kept: FolderStore) -> None:
     assert error.value.reason == "rates.none_published"
 
 
+def test_a_folder_that_nothing_was_pulled_into_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ApgmsError, match="make pull-rates") as error:
+        newest_kept(tmp_path, [])
+    assert error.value.reason == "rates.none_published"
+    assert "one that covers the periods is needed" in str(error.value)
+
+
+def test_a_folder_without_a_catalog_publishes_nothing(tmp_path: Path, store: FolderStore) -> None:
+    with pytest.raises(ApgmsError) as error:
+        publish(store, tmp_path / "misspelt")
+    assert error.value.reason == "rates.none_to_publish"
+
+
 @pytest.mark.parametrize("version", SHIPPED_VERSIONS)
 @pytest.mark.parametrize(
     ("name", "reason"),

@@ -215,5 +215,7 @@ def _missing_table(table: str, where: str) -> ApgmsError:
         "An APGMS table is missing",
         where=f"database {where}",
         why=f"no table {table}" if "relation" not in table else table,
-        mend="point apgms_database_url at the APGMS database, or run its migrations",
+        mend="make seed STACK=proto"
+        if "apgms_sandbox." in table
+        else "point apgms_database_url at the APGMS database, or run its migrations",
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -20,3 +21,13 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise OSError(f"it is larger than {max_bytes} bytes")
     return data
+
+
+def mend_reading(path: Path, error: Exception, otherwise: str) -> str:
+    """Return what lets this account read a file or folder; ``otherwise`` where no right is missing."""
+    if not isinstance(error, PermissionError):
+        return otherwise
+    return (
+        f"namei -l {shlex.quote(str(path))}  # let uid {os.geteuid()} read it, then run the same"
+        " command again"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ApgmsError
 from ..libraries import ed25519
+from .files import mend_reading
 
 SEED_BYTES, SECRET_BYTES = 32, 64
 
@@ -21,9 +22,10 @@ def open_rpt_key(path: Path) -> ed25519.Ed25519PrivateKey:
     try:
         material = base64.b64decode(path.read_bytes().strip(), validate=True)
     except (OSError, binascii.Error) as error:
-        raise _unreadable(path, str(error)) from None
+        raise _unreadable(path, error) from None
     if len(material) not in (SEED_BYTES, SECRET_BYTES):
-        raise _unreadable(path, f"it holds {len(material)} bytes, not 32 (seed) or 64 (secret)")
+        why = f"it holds {len(material)} bytes, not 32 (seed) or 64 (secret)"
+        raise _unreadable(path, ValueError(why))
     return ed25519.Ed25519PrivateKey.from_private_bytes(material[:SEED_BYTES])
 
 
@@ -32,11 +34,15 @@ def public_base64(key: ed25519.Ed25519PrivateKey) -> str:
     return base64.b64encode(key.public_key().public_bytes_raw()).decode()
 
 
-def _unreadable(path: Path, why: str) -> ApgmsError:
+def _unreadable(path: Path, error: Exception) -> ApgmsError:
     return ApgmsError(
         "rpt_key.unreadable",
         "The key that tokens are issued with cannot be read",
         where=str(path),
-        why=why,
-        mend=f"openssl rand -base64 32 > {path}  # for a sandbox; then pin its public key",
+        why=str(error),
+        mend=mend_reading(
+            path,
+            error,
+            f"openssl rand -base64 32 > {path}  # for a sandbox; then pin its public key",
+        ),
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 from ..domain.formats.canonical import sha256_hex
 from ..errors import ApgmsError, NotBuilt
 from ..libraries import ec, ed25519, hashes, serialization
+from .files import mend_reading
 
 
 class Signer(Protocol):
@@ -96,6 +97,8 @@ def _load_private(path: Path) -> ed25519.Ed25519PrivateKey | ec.EllipticCurvePri
             "A signing key cannot be read",
             where=str(path),
             why=str(error).splitlines()[0],
-            mend="name a readable PEM file with an unencrypted private key",
+            mend=mend_reading(
+                path, error, "name a readable PEM file with an unencrypted private key"
+            ),
         ) from None
     return key  # type: ignore[return-value]  # its kind is checked by the caller

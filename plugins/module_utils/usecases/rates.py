@@ -28,6 +28,10 @@ PUBLISHED = "rates/"
 """Prefix of the published catalogs in the object store."""
 KEPT = ""
 """Prefix of the kept catalogs in the rates folder."""
+_PUBLISH = (
+    "PYTHONPATH=.collections .venv/bin/python -m services.rates publish --object-store THE_STORE;"
+    " make pull-rates STACK=$STACK"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def pull(store: ObjectStore, kept: ObjectStore, period_ids: Sequence[str]) -> Pu
     periods = [parse_period_id(period_id) for period_id in period_ids]
     published = read_catalogs(store, PUBLISHED)
     known = read_catalogs(kept, KEPT)
-    catalog = _covering(published, periods, f"{store.url}/{PUBLISHED}")
+    catalog = _covering(published, periods, f"{store.url}/{PUBLISHED}", mend=_PUBLISH)
     _refuse_older(catalog, newest_covering(known, periods), store.url)
     _refuse_republished(catalog, known, store.url)
     _put(kept, KEPT, catalog)
@@ -60,10 +64,19 @@ def pull(store: ObjectStore, kept: ObjectStore, period_ids: Sequence[str]) -> Pu
 def publish(store: ObjectStore, folder: Path) -> list[str]:
     """Publish every catalog file below ``folder``; return the versions that were new.
 
-    :raises ApgmsError: ``rates.malformed``; ``object_store.conflict`` where a version is taken by
-        other bytes, which is never overwritten
+    :raises ApgmsError: ``rates.malformed``, ``rates.none_to_publish``; ``object_store.conflict``
+        where a version is taken by other bytes, which is never overwritten
     """
-    return [item.rates_version for item in _in_folder(folder) if _put(store, PUBLISHED, item)]
+    catalogs = _in_folder(folder)
+    if not catalogs:
+        raise ApgmsError(
+            "rates.none_to_publish",
+            "Nothing was published",
+            where=str(folder),
+            why=f"there is no RATES_VERSION/{CATALOG_NAME} below it",
+            mend="name the folder that holds them (docs/rates.md, Publish)",
+        )
+    return [item.rates_version for item in catalogs if _put(store, PUBLISHED, item)]
 
 
 def newest_shipped(folder: Path, period_ids: Sequence[str]) -> Catalog:
@@ -72,7 +85,7 @@ def newest_shipped(folder: Path, period_ids: Sequence[str]) -> Catalog:
     :raises ApgmsError: ``rates.malformed``, ``rates.none_published``, ``rates.not_covering``
     """
     periods = [parse_period_id(period_id) for period_id in period_ids]
-    return _covering(_in_folder(folder), periods, str(folder))
+    return _covering(_in_folder(folder), periods, str(folder), mend=_PUBLISH)
 
 
 def newest_kept(rates_dir: Path, period_ids: Sequence[str]) -> Catalog:
@@ -82,7 +95,8 @@ def newest_kept(rates_dir: Path, period_ids: Sequence[str]) -> Catalog:
         :func:`read_catalogs` raises
     """
     periods = [parse_period_id(period_id) for period_id in period_ids]
-    return _covering(read_catalogs(FolderStore(rates_dir), KEPT), periods, str(rates_dir))
+    kept = read_catalogs(FolderStore(rates_dir), KEPT)
+    return _covering(kept, periods, str(rates_dir), mend="make pull-rates STACK=$STACK")
 
 
 def read_catalogs(store: ObjectStore, prefix: str) -> list[Catalog]:
@@ -145,18 +159,20 @@ def _parsed(data: bytes, version: str, where: str) -> Catalog:
     return catalog
 
 
-def _covering(catalogs: list[Catalog], periods: list[PeriodDays], where: str) -> Catalog:
+def _covering(
+    catalogs: list[Catalog], periods: list[PeriodDays], where: str, *, mend: str
+) -> Catalog:
     catalog = newest_covering(catalogs, periods)
     if catalog:
         return catalog
-    wanted = ", ".join(period.period_id for period in periods)
+    wanted = ", ".join(period.period_id for period in periods) or "the periods"
     if not catalogs:
         raise ApgmsError(
             "rates.none_published",
             "There is no rates catalog",
             where=where,
             why=f"no version is there; one that covers {wanted} is needed",
-            mend="python -m services.rates publish --object-store THE_STORE, then pull",
+            mend=mend,
         )
     spans = (
         f"{item.rates_version} ({item.effective_from} to {item.effective_to})" for item in catalogs

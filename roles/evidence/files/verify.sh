@@ -22,9 +22,9 @@ if [ "${1:-}" = --policy ]; then
   pinned=${2:?"--policy needs a SHA-256"}
   shift 2
 fi
-cd -- "${1:-.}" || exit 2
+cd -- "${1:-.}" 2>/dev/null || { echo "FAIL: cannot enter ${1:-.}"; exit 2; }
 for tool in sha256sum openssl ssh-keygen jq; do
-  command -v "$tool" >/dev/null || { echo "FAIL $tool is not installed"; exit 2; }
+  command -v "$tool" >/dev/null || { echo "FAIL: $tool is not installed"; exit 2; }
 done
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT

@@ -201,7 +201,12 @@ def from_variables(variables: Mapping[str, object]) -> list[Setting]:
 def from_environment(environment: Mapping[str, object]) -> list[Setting]:
     """Return what the process environment states."""
     return [
-        Setting(name, environment[name], "the process environment", f"unset {name}")
+        Setting(
+            name,
+            environment[name],
+            "the process environment",
+            f"unset {name}" if name in FLAGS else f"correct or unset {name}",
+        )
         for name in WATCHED
         if name in environment
     ]

@@ -16,7 +16,7 @@ from ...domain.approval.policy import Policy, missing_from_quorum, parse_policy
 from ...domain.formats.canonical import canonical
 from ...errors import ApgmsError
 from ...ports.clock import DatabaseClock
-from ...ports.files import read_regular
+from ...ports.files import mend_reading, read_regular
 from ...ports.schema.migrate import migrate
 from .signatures import require_signature
 
@@ -193,9 +193,8 @@ def _read(path: Path) -> bytes:
     try:
         return read_regular(path, MAX_BYTES)
     except OSError as error:
-        raise _refused(
-            "unreadable", str(path), error.strerror or str(error), "check apgms_policy"
-        ) from None
+        mend = mend_reading(path, error, "check apgms_policy")
+        raise _refused("unreadable", str(path), error.strerror or str(error), mend) from None
 
 
 def _refused(name: str, where: str, why: str, mend: str) -> ApgmsError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...domain.approval.ssh_signature import Refusal
 from ...domain.approval.statement import Signed, Statement, parse_statement, refused
 from ...errors import ApgmsError
-from ...ports.files import read_regular
+from ...ports.files import mend_reading, read_regular
 
 MAX_BYTES = 1 << 16
 
@@ -69,7 +69,9 @@ def _json_files(folder: Path) -> list[Path]:
             "The folder of signed statements cannot be read",
             where=str(folder),
             why=error.strerror or str(error),
-            mend="set apgms_statements to the folder of signed statements",
+            mend=mend_reading(
+                folder, error, "set apgms_statements to the folder of signed statements"
+            ),
         ) from None
 
 

@@ -50,6 +50,11 @@ class Order:
     site_rules: Sequence[SiteRule] = ()
     """Rules of the site that the manifest must keep."""
 
+    @property
+    def window(self) -> str | None:
+        """The window of the manifest; a prototype has none, whatever the environment says."""
+        return None if self.purpose == "prototype" else self.release_window or None
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -99,7 +104,9 @@ def require_named(order: Order) -> None:
             f"A {order.purpose} must be named before its bundle is built",
             where=" and ".join(f"apgms_{name}" for name in missing),
             why="a production bundle is frozen under its submission id, a release for its window",
-            mend="set apgms_submission_id in the inventory and RELEASE_WINDOW=YYYYMMDDHHMM",
+            mend="export RELEASE_WINDOW=YYYYMMDDHHMM  # when the window opens"
+            if "release_window" in missing
+            else "set apgms_submission_id in the inventory",
         )
 
 
@@ -144,7 +151,7 @@ def require_same_inputs(order: Order, manifest: Manifest) -> None:
     wanted = {
         "purpose": (order.purpose, manifest.purpose),
         "flags": (order.flags, manifest.flags),
-        "release_window": (order.release_window or None, manifest.release_window),
+        "release_window": (order.window, manifest.release_window),
         "source_revision": (order.source_revision, manifest.source_revision),
         "rates_version": (
             order.approved_rates_version or manifest.rates_version,

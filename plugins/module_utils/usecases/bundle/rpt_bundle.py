@@ -216,7 +216,7 @@ def _manifest(
         purpose=order.purpose,
         flags=order.flags,
         built_at=iso_utc(rows.seen_at),
-        release_window=order.release_window or None,
+        release_window=order.window,
         submission_id=submission_id,
         rates_version=catalog.rates_version,
         rates_bundle_sha256=catalog.bundle_sha256,

@@ -114,7 +114,7 @@ class CallbackModule(DefaultCallback):
         word = "no matter" if ignore_errors else "STOPPED"
         self._line(word, name, constants.COLOR_ERROR)
         self._refusal(str(found.get("msg", "no message")))
-        for stream in ("stdout", "stderr"):
+        for stream in ("stdout", "stderr", "module_stderr"):
             self._paragraph("  Said:", str(found.get(stream, "")), 10)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:

@@ -105,6 +105,15 @@ def test_a_command_names_the_inventory_of_this_run(project: Path) -> None:
     assert "run -i inventories/prod b.yml\n" in shown
 
 
+def test_a_module_that_died_shows_its_last_words(project: Path) -> None:
+    (project / "library").mkdir()
+    (project / "library" / "dies.py").write_text(
+        "#!/usr/bin/python\nraise SystemExit('no memory')\n"
+    )
+    (project / "roles" / "careful" / "tasks" / "main.yml").write_text("- dies:\n")
+    assert "  Said:   no memory\n" in play(project)
+
+
 def test_check_mode_is_announced(project: Path) -> None:
     shown = play(project, "-e", '{"refuse": true}', "--check")
     assert "Release (check mode: nothing is changed)" in shown

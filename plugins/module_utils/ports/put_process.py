@@ -23,7 +23,7 @@ BATCH_BYTES = 24 << 20
 """Room for one batch; a larger one is put by the process that made it."""
 _DONE = b"."
 
-_Shared: TypeAlias = "Iterable[tuple[str, bytes | memoryview]]"
+_Shared: TypeAlias = Iterable["tuple[str, bytes | memoryview]"]
 
 
 class _Batch(NamedTuple):

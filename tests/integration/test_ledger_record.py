@@ -290,6 +290,29 @@ def test_a_segment_that_has_no_place_in_the_log_is_named_by_the_check(stack: Sta
     assert problems[1] == "the last archived segment ends at 9, not at 400"
 
 
+def test_neither_a_damaged_tile_nor_a_damaged_record_accuses_released_rows(stack: Stack) -> None:
+    [tile] = (stack.folder / "store").rglob("tile/0/000")
+    good = tile.read_bytes()
+    tile.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert reason(verify_released, stack=stack) == "log.tile_damaged"
+    tile.write_bytes(good)
+    stack.execute(f"UPDATE {CHECKPOINT} SET columns = columns[1:10] WHERE tree_size = 10")
+    with pytest.raises(ApgmsError, match="record of the ledger log") as caught:
+        verify_released(stack)
+    assert caught.value.details == {}
+
+
+def test_a_damaged_tile_that_is_full_accuses_no_row_before_an_act(
+    database_url: str, tmp_path: Path
+) -> None:
+    stack = make_stack(database_url, tmp_path)
+    fill(stack, LedgerWriter(), 512)
+    stack.snapshot()
+    [tile] = (stack.folder / "store").rglob("tile/0/001")
+    tile.write_bytes(bytes(32) + tile.read_bytes()[32:])
+    assert reason(stack.snapshot) == "log.tile_damaged"
+
+
 # --- beside a snapshot ----------------------------------------------------------------------
 
 

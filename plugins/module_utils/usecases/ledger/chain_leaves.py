@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from ...domain.approval.policy import Policy
 from ...domain.ledger.chain import Chain
-from ...domain.ledger.extent import compress, shown
+from ...domain.ledger.extent import compress, expand, shown
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import HASH_BYTES
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress
-from .archive import Damage, differ, record_differs
+from .archive import Damage, all_segments, compare, differ, record_differs
 from .log import LedgerLog, LogHead
 from .records import column_epochs, frontier, is_whole, late_ids, positions, recorded_head
 from .rows import one_view, rows
@@ -46,7 +46,8 @@ def verify_chains_against_leaves(
     """Verify every ledger row of the chains against its leaf, and that no admitted row is gone.
 
     :param growing: rows after the log's newest are no fault; no leaf speaks of them yet
-    :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``
+    :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``,
+        ``log.tile_damaged``, ``log.segment_damaged``
     """
     log = LedgerLog(store, policy)
     with one_view(connection):
@@ -58,9 +59,8 @@ def verify_chains_against_leaves(
         ids = _ids(connection, list(chains))
         strange: list[int] = []
         places = _places(connection, log, ids, strange)
-        differing = compress(sorted(_differing(connection, log, head, places, len(ids), progress)))
-    if differing:
-        raise differ("log.rows_differ", Damage(log.origin, changed=tuple(differing)))
+        if differing := set(_differing(connection, log, head, places, len(ids), progress)):
+            raise _differ(connection, log, head, differing)
     if strange and not growing:
         raise _not_admitted(log, strange, policy.stack)
 
@@ -147,6 +147,14 @@ def _leaves(log: LedgerLog, head: LogHead, positions: Sequence[int]) -> Iterator
         joined = log.leaves(there[0], there[-1] + 1, head.tree_size)
         for at in range(0, len(joined), HASH_BYTES):
             yield joined[at : at + HASH_BYTES]
+
+
+def _differ(connection: Connection, log: LedgerLog, head: LogHead, ids: set[int]) -> ApgmsError:
+    """Return the refusal of rows, unless it is their leaves or the record that the archive belies."""
+    log.require_tiles(0, head.tree_size, log.head(head.tree_size))
+    ids.intersection_update(expand(compare(connection, log, all_segments(log)).changed))
+    damage = Damage(log.origin, changed=tuple(compress(sorted(ids))))
+    return differ("log.rows_differ", damage) if damage else record_differs(log)
 
 
 def _not_admitted(log: LedgerLog, ids: list[int], stack: str) -> ApgmsError:

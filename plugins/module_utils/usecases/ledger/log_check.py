@@ -139,6 +139,7 @@ def _require_tail(connection: Connection, log: LedgerLog, recorded: LogHead) -> 
         ids = admitted(connection, log.origin, low, high)
         found = leaf_hashes(line(columns), list(rows(connection, columns, ids)))
         if b"".join(found) != log.leaves(low, high, recorded.tree_size):
+            log.require_tiles(low, high, log.head(recorded.tree_size))
             raise _tail_differs(connection, log, recorded, low, columns, ids)
 
 

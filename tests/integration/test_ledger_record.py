@@ -294,11 +294,11 @@ def test_neither_a_damaged_tile_nor_a_damaged_record_accuses_released_rows(stack
     [tile] = (stack.folder / "store").rglob("tile/0/000")
     good = tile.read_bytes()
     tile.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert reason(verify_released, stack=stack) == "log.tile_damaged"
+    assert reason(verify_all_chains, stack=stack) == "log.tile_damaged"
     tile.write_bytes(good)
     stack.execute(f"UPDATE {CHECKPOINT} SET columns = columns[1:10] WHERE tree_size = 10")
     with pytest.raises(ApgmsError, match="record of the ledger log") as caught:
-        verify_released(stack)
+        verify_all_chains(stack)
     assert caught.value.details == {}
 
 

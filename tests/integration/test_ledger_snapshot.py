@@ -808,6 +808,21 @@ def test_a_damaged_tile_on_the_path_of_a_proof_is_no_fork(
     stack.snapshot(verify="full")
 
 
+def test_a_damaged_right_edge_is_no_fork_to_who_confirmed_before(
+    stack: Stack, writer: LedgerWriter
+) -> None:
+    fill(stack, writer, 100)
+    stack.snapshot()
+    stack.cosign()
+    fill(stack, writer, 588)
+    stack.snapshot()
+    [tile] = (stack.folder / "store").rglob("tile/0/002.p/176")
+    flip(tile)
+    with pytest.raises(ApgmsError, match=r"tile/0/002\.p/176") as caught:
+        stack.cosign()
+    assert caught.value.reason == "log.tile_damaged"
+
+
 def test_a_damaged_right_edge_names_its_tiles(stack: Stack, writer: LedgerWriter) -> None:
     fill(stack, writer, 300)
     stack.snapshot()

@@ -322,6 +322,7 @@ class LedgerLog:
         return proof
 
     def _no_prefix(self, old: LogHead, new: LogHead, used: list[Tile]) -> ApgmsError:
+        self.require_tiles(0, 0, new)
         self._require_sound(used, new.tree_size)
         return forked(
             self.at(self.key("")),

@@ -1,7 +1,7 @@
 # GNU General Public License v3.0+ (see COPYING)
-"""The persisted steps of an act: every commit, put and send goes through one function.
+"""The persisted steps of an act, which go through one function (docs/architecture.md says whose).
 
-Between any two of them a process may die. The crash tests hook in here and nowhere else.
+Between any two of them a process may die. The crash tests hook in here.
 """
 
 from __future__ import annotations

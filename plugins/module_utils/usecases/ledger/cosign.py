@@ -69,7 +69,8 @@ def cosign(
 
 
 def _rebuild(log: LedgerLog, head: LogHead, progress: Progress) -> None:
-    builder, known = TreeBuilder(), dict[str, Any]()
+    builder = TreeBuilder()
+    known: dict[str, Any] = {}
     progress.begin()
     for snapshot in admitted_later(log, 0):
         namespaces, totals = Namespaces(known, snapshot.columns), Totals(snapshot.columns)

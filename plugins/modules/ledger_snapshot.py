@@ -224,8 +224,9 @@ def act(call: Call) -> Outcome:
         clock = DatabaseClock(connection)
         if options["restore"]:
             open_origin(
-                connection, store, policy, options["statements"], clock, options["operator"]
-            )
+                connection, store, policy, options["statements"], clock, options["operator"],
+                wait_seconds=options["wait_seconds"],
+            )  # fmt: skip
         snapshot = take_snapshot(
             connection, store, signer, policy, clock,
             verify=options["verify"], wait_seconds=options["wait_seconds"],

@@ -239,7 +239,7 @@ FOLDERS = ("domain/ledger", "usecases/ledger", "usecases/rollback")
 WRITERS = {path.stem for folder in FOLDERS for path in (CORE / folder).glob("[!_]*.py")}
 WRITERS = WRITERS - {"check", "recount"} | {"canonical", "database"}
 """What snapshots, releases and rollbacks compute with."""
-SHARED = {"leaf": {"OUTPUT_SETTINGS"}, "log": {"current_origin"}, "database": {"Connection"}}
+SHARED = {"leaf": {"OUTPUT_SETTINGS"}, "origin": {"log_in_force"}, "database": {"Connection"}}
 """Formats alone: the settings that rows print under, where the log stands, a name for types."""
 
 

@@ -10,9 +10,11 @@ from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsE
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
+    log_in_force,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.restore import (
     find_damage,
@@ -60,7 +62,7 @@ def require_sound(stack: Stack, rows: int) -> None:
     verify_all_chains(stack)
     with stack.connection() as connection:
         require_intact(connection, stack.store, stack.policy)
-        log = LedgerLog(stack.store, stack.policy)
+        log = log_in_force(stack.store, stack.policy)
         assert find_damage(connection, log).words == "none"
         found = check_ledger(connection, stack.store, stack.policy)
         assert (found.rows, found.admitted) == (rows, rows)
@@ -111,7 +113,7 @@ def test_what_is_done_to_them_is_named_and_undone(
     assert caught.value.details["changed_ids"] == [[str(ENDS[ends][0])] * 2]
     stack.execute("DELETE FROM owa_ledger WHERE id = ANY(%s)", [ENDS[ends][0], gone])
     with stack.connection() as connection, connection.transaction():
-        log = LedgerLog(stack.store, stack.policy)
+        log = log_in_force(stack.store, stack.policy)
         put_back(connection, log, find_damage(connection, log))
     assert stack.execute("SELECT * FROM owa_ledger ORDER BY id") == before
     require_sound(stack, len(before))

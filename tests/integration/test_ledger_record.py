@@ -31,6 +31,9 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log 
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     compare_heads,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
+    log_in_force,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.records import open_log
 from tests.ledgers import (
     LedgerWriter,
@@ -222,7 +225,7 @@ def test_a_plan_that_nobody_made_is_not_taken_up(
     stack: Stack, fresh: list[list[str]], columns: Callable[[list[str]], list[Any]]
 ) -> None:
     fill(stack, LedgerWriter(3, seed=9), 5)
-    log = LedgerLog(stack.store, stack.policy)
+    log = log_in_force(stack.store, stack.policy)
     document = {
         "schema": PLAN_SCHEMA,
         "origin": log.origin,
@@ -265,7 +268,7 @@ def test_what_stands_where_a_snapshot_was_cut_off_must_be_rows_that_were_planned
         patch.setattr(LedgerLog, "put_snapshot", None)
         with pytest.raises(TypeError):
             stack.snapshot()
-    log = LedgerLog(stack.store, stack.policy)
+    log = log_in_force(stack.store, stack.policy)
     planted = log.segment_key(405, 410)
     stack.store.put_new(planted, line(log.snapshot(400).columns) + rows)
     error = refusal(stack)

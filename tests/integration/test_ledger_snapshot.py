@@ -47,7 +47,6 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chec
     check_ledger,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     require_intact,
 )
@@ -55,8 +54,14 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_
     BROKEN_HISTORY,
     open_origin,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
+    log_in_force,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
     take_snapshot,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.table import (
+    ledger_columns,
 )
 from services.keys import make_keys
 from tests.folders import without_rights
@@ -433,6 +438,42 @@ def test_a_plan_that_would_admit_a_row_twice_is_refused_before_anything_is_store
         assert refusal(stack).reason == "log.object_damaged"
     plan.write_bytes(good)
     assert stack.snapshot().tree_size == 35
+
+
+@pytest.mark.parametrize("before", [0, 30])
+@pytest.mark.parametrize(
+    ("late", "fresh"),
+    [
+        ([], [["31", "1000000000000000"]]),
+        ([], [["31", "1 1 1000000000000000"]]),
+        ([["-1000000000000000", "999999999999999"]], [["31", "5"]]),
+    ],
+)
+def test_a_plan_that_somebody_put_there_for_more_ids_than_there_are_rows_is_refused_at_once(
+    stack: Stack, writer: LedgerWriter, before: int, late: list[Any], fresh: list[Any]
+) -> None:
+    fill(stack, writer, 30)
+    if before:
+        stack.snapshot()
+    fill(stack, writer, 5)
+    with stack.connection() as connection:
+        names = ledger_columns(connection)
+    plan = {
+        "schema": "apgms.release/log-plan/1",
+        "origin": "apgms.local/prod",
+        "tree_size": str(before),
+        "columns": list(names),
+        "late": late,
+        "fresh": fresh,
+    }
+    prefix = "log/apgms.local/prod"
+    stack.store.put_new(f"{prefix}/plan/{before:016d}", canonical(plan))
+    error = refusal(stack)
+    assert (error.reason, f"plan/{before:016d}" in str(error)) == ("log.rows_gone", True)
+    begun = 10**14
+    key = f"{prefix}/segment/{begun:016d}-{begun + 1:016d}"
+    stack.store.put_new(key, ("\t".join(names) + "\n31\n").encode())
+    assert refusal(stack).reason == "log.object_damaged"
 
 
 def test_ids_that_rows_share_stop_every_act(stack: Stack, writer: LedgerWriter) -> None:
@@ -851,7 +892,7 @@ def test_a_cosignature_that_cannot_be_read_is_not_taken_for_none(
     fill(stack, writer, 10)
     stack.snapshot()
     stack.cosign()
-    log = LedgerLog(stack.store, stack.policy)
+    log = log_in_force(stack.store, stack.policy)
     [line] = (stack.folder / "store").rglob("cosignature/*/*")
     path = line.parents[1] / part.format(size=line.parent.name, key=line.name)
     with damage(path), pytest.raises(ApgmsError) as caught:

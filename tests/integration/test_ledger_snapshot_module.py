@@ -1,22 +1,15 @@
-"""The modules ledger_snapshot and ledger_cosign as processes: modes, results, and a restore."""
+"""The modules ledger_snapshot and ledger_cosign as processes: modes and results."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.apgms.release.plugins.module_utils.domain.formats.canonical import (
-    canonical,
-    sha256_hex,
-)
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from tests.approvals import Desk
-from tests.ledgers import LedgerWriter, Stack, fill, forget, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, make_stack
 from tests.module_process import run_module
 
 
@@ -103,72 +96,3 @@ def test_an_archive_that_does_not_give_the_signed_root_is_not_confirmed(stack: S
     with pytest.raises(ApgmsError) as caught:
         stack.cosign()
     assert caught.value.reason == "log.segment_damaged"
-
-
-def restored(stack: Stack) -> None:
-    """Put the database back to before its log: rows, records and all."""
-    stack.execute("DELETE FROM owa_ledger WHERE id > 100")
-    forget(stack, 0)
-
-
-def sign_restore(stack: Stack, document: dict[str, Any]) -> Desk:
-    desk = Desk(stack.keys, stack.folder)
-    now = datetime.now(UTC)
-    desk.sign(
-        "restore",
-        "auditor",
-        {"act": "ledger_log", "sha256": sha256_hex(canonical(document))},
-        not_before=now - timedelta(minutes=1),
-        expires_at=now + timedelta(minutes=60),
-    )
-    return desk
-
-
-def test_a_restored_database_goes_on_in_a_new_origin_under_a_signed_statement(
-    stack: Stack,
-) -> None:
-    fill(stack, LedgerWriter(), 150)
-    first = stack.snapshot()
-    stack.cosign()
-    restored(stack)
-    refused = snapshot(stack)
-    assert refused["reason"] == "log.database_behind"
-    assert refused["missing_ids"] == [["101", "150"]]
-    options = {"restore": True, "statements": str(stack.folder / "statements")}
-    assert snapshot(stack, **options)["reason"] == "approval.waiting"
-
-    document = {
-        "schema": "apgms.release/log-restore/1",
-        "origin": "apgms.local/prod/2",
-        "previous": {"origin": "apgms.local/prod", "tree_size": "150", "root": first.root.hex()},
-    }
-    sign_restore(stack, document)
-    predicted = snapshot(stack, check=True, **options)
-    done = snapshot(stack, **options)
-    assert done == predicted
-    assert (done["origin"], done["tree_size"]) == ("apgms.local/prod/2", 100)
-    key = "log/apgms.local/prod/restore/0002"
-    with stack.store.open(key) as stream:
-        assert json.loads(stream.read()) == document
-
-    assert not stack.snapshot().changed
-    assert snapshot(stack, **options)["reason"] == "log.nothing_to_restore"
-    assert stack.cosign().head.tree_size == 100
-
-
-def test_a_statement_about_another_head_opens_nothing(stack: Stack) -> None:
-    fill(stack, LedgerWriter(), 150)
-    stack.snapshot()
-    restored(stack)
-    other = {"origin": "apgms.local/prod", "tree_size": "149", "root": "00" * 32}
-    sign_restore(
-        stack,
-        {
-            "schema": "apgms.release/log-restore/1",
-            "origin": "apgms.local/prod/2",
-            "previous": other,
-        },
-    )
-    refused = snapshot(stack, restore=True, statements=str(stack.folder / "statements"))
-    assert refused["reason"] == "approval.waiting"
-    assert list(stack.store.keys("log/apgms.local/prod/restore/")) == []

@@ -10,7 +10,9 @@ from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsE
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import LedgerLog
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
+    log_in_force,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.restore import (
     find_damage,
     put_back,
@@ -85,7 +87,7 @@ def test_these_work_as_a_whole(stack: Stack, kind: str, columns: tuple[str, ...]
     assert caught.value.details["changed_ids"] == [["7", "7"]]
     stack.execute("DELETE FROM owa_ledger WHERE id IN (7, 9)")
     with stack.connection() as connection, connection.transaction():
-        log = LedgerLog(stack.store, stack.policy)
+        log = log_in_force(stack.store, stack.policy)
         damage = find_damage(connection, log)
         assert damage.words == "missing: 7, 9"
         put_back(connection, log, damage)

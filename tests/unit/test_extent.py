@@ -9,7 +9,9 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.extent
     Extent,
     IdRange,
     Scan,
+    at_places,
     compress,
+    differences,
     expand,
     extents,
     parse_extent,
@@ -63,4 +65,40 @@ def test_a_scan_reads_ascending_ranges() -> None:
     assert list(scans(ranges)) == [
         Scan(IdRange(5, 20), (IdRange(5, 9), IdRange(20, 20))),
         Scan(IdRange(3, 3)),
+    ]
+
+
+def some_ids(chance: random.Random, kept: float) -> list[int]:
+    ends = [-(2**63), -(2**63) + 1, 2**63 - 2, 2**63 - 1]
+    return [each for each in sorted([*ends, *range(200)]) if chance.random() < kept]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_differences_are_those_of_sets(seed: int) -> None:
+    chance = random.Random(seed)
+    ones, others = (some_ids(chance, chance.choice([0.0, 0.1, 0.5, 0.9, 1.0])) for _ in range(2))
+    found = list(differences(compress(ones), compress(others)))
+    for which, ids, rest in ((True, ones, others), (False, others, ones)):
+        alone = [each for each, is_first in found if is_first == which]
+        assert list(expand(alone)) == sorted(set(ids) - set(rest))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_ids_at_places(seed: int) -> None:
+    chance = random.Random(seed)
+    ids = some_ids(chance, 0.7)
+    ends = sorted(chance.sample(range(len(ids) + 20), 8))
+    places = list(zip(ends[::2], ends[1::2], strict=True))
+    found = list(at_places(compress(ids), places))
+    assert found == [compress(ids[first:end]) for first, end in places]
+
+
+def test_huge_ranges_cost_nothing() -> None:
+    huge = [IdRange(1, 2**60), IdRange(2**61, 2**62)]
+    assert list(differences(huge, [IdRange(5, 5)]))[1:] == [
+        (IdRange(6, 2**60), True),
+        (huge[1], True),
+    ]
+    assert list(at_places(huge, [(2**60 - 1, 2**60 + 1)])) == [
+        [IdRange(2**60, 2**60), IdRange(2**61, 2**61)]
     ]

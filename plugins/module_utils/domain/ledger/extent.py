@@ -34,6 +34,10 @@ class IdRange(NamedTuple):
         return self.last - self.first + 1
 
 
+_BEYOND = IdRange(MOST_ID + 1, MOST_ID + 1)
+"""What stands for the range after the last."""
+
+
 class Extent(NamedTuple):
     """Ascending ids at consecutive positions.
 
@@ -160,6 +164,52 @@ def expand(ranges: Iterable[IdRange]) -> Iterator[int]:
     """Yield each id of the ranges; the inverse of :func:`compress`."""
     for one in ranges:
         yield from range(one.first, one.last + 1)
+
+
+def differences(
+    ranges: Iterable[IdRange], others: Iterable[IdRange]
+) -> Iterator[tuple[IdRange, bool]]:
+    """Yield the ids in one of two ascending sequences alone, and whether it is the first of them."""
+    left, right = iter(ranges), iter(others)
+    one, other = next(left, _BEYOND), next(right, _BEYOND)
+    while (one, other) != (_BEYOND, _BEYOND):
+        if one.first < other.first:
+            end = min(one.last, other.first - 1)
+            yield IdRange(one.first, end), True
+            one = _above(end, one, left)
+        elif other.first < one.first:
+            end = min(other.last, one.first - 1)
+            yield IdRange(other.first, end), False
+            other = _above(end, other, right)
+        else:
+            end = min(one.last, other.last)
+            one, other = _above(end, one, left), _above(end, other, right)
+
+
+def _above(end: int, one: IdRange, rest: Iterator[IdRange]) -> IdRange:
+    return IdRange(end + 1, one.last) if end < one.last else next(rest, _BEYOND)
+
+
+def at_places(
+    ranges: Iterable[IdRange], places: Iterable[tuple[int, int]]
+) -> Iterator[list[IdRange]]:
+    """Yield, for each first place and end, the ids of ``ranges`` that stand there.
+
+    :param places: ascending, none twice; the first id of ``ranges`` has place 0
+    """
+    rest = iter(ranges)
+    one, place = next(rest, None), 0
+    for first, end in places:
+        found: list[IdRange] = []
+        while one and place < end:
+            low, high = max(first - place, 0), min(end - place, one.size)
+            if low < high:
+                found.append(IdRange(one.first + low, one.first + high - 1))
+            if place + one.size > end:
+                break
+            place += one.size
+            one = next(rest, None)
+        yield found
 
 
 def total(ranges: Iterable[IdRange]) -> int:

@@ -182,6 +182,25 @@ def used_for(connection: Connection, manifest_sha256: str) -> list[dict[str, str
     return [dict(zip(("kind", "signer", "sha256"), row, strict=True)) for row in rows]
 
 
+def review_kept(policy: Policy, kind: str, subject: Subject, found: list[Signed]) -> Review:
+    """Return which statements stand behind something that was done under them.
+
+    They have had their time and their use; the policy in force says whether they still count.
+    """
+    review = Review(kind)
+
+    def require_counting(signed: Signed) -> None:
+        statement = signed.statement
+        require_subject(statement, stack_of(kind, policy.stack), subject, signed.where)
+        require_permission(statement, policy, signed.where)
+        require_signed(policy, signed, statement.not_before)
+
+    of_kind = [signed for signed in found if signed.statement.kind == kind]
+    about = _passing(of_kind, require_counting, review.refusals)
+    _count(review, about, policy)
+    return review
+
+
 def _review(found: list[Signed], question: _Question) -> Review:
     review = Review(question.kind)
     refusals = review.refusals
@@ -193,17 +212,17 @@ def _review(found: list[Signed], question: _Question) -> Review:
     else:
         about = _passing(of_kind, question.require_about, refusals)
         about = _passing(about, question.require_valid, refusals)
+    _count(review, about, question.policy, question.signatures)
+    return review
+
+
+def _count(review: Review, about: list[Signed], policy: Policy, signatures: int = 0) -> None:
     persons: dict[str, str] = {}
     review.counted = _passing(
-        about, lambda signed: _require_new_person(signed, persons, question.policy), refusals
+        about, lambda signed: _require_new_person(signed, persons, policy), review.refusals
     )
-    review.missing = missing_from_quorum(
-        question.policy,
-        question.kind,
-        [signed.statement.signer for signed in review.counted],
-        question.signatures,
-    )
-    return review
+    signers = [signed.statement.signer for signed in review.counted]
+    review.missing = missing_from_quorum(policy, review.kind, signers, signatures)
 
 
 def _passing(

@@ -8,7 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...domain.formats.canonical import canonical, sha256_hex
@@ -16,8 +15,8 @@ from ...domain.ledger.extent import (
     NAMED_RANGES,
     Extent,
     IdRange,
+    at_places,
     compress,
-    expand,
     extents,
     pairs,
     ranges_of,
@@ -131,8 +130,12 @@ def require_never_planned(log: LedgerLog, ids: Sequence[int]) -> None:
         plan = log.plan(size)
         for one in plan.extents if plan else ():
             there = ids[bisect_left(ids, one.first) : bisect_right(ids, one.last)]
-            if there and (one.gapless or not set(there).isdisjoint(one.ids())):
+            if there and any(_any_within(there, each) for each in one.ranges()):
                 raise record_differs(log)
+
+
+def _any_within(ids: Sequence[int], one: IdRange) -> bool:
+    return bisect_left(ids, one.first) < bisect_right(ids, one.last)
 
 
 def require_as_planned(
@@ -150,7 +153,7 @@ def require_as_planned(
     late = missing_ids(connection, ranges_of(plan.late))
     fresh, without = missing_and_between(connection, plan.fresh)
     if gone := Damage(log.origin, (*late, *fresh), changed):
-        raise rows_gone(gone)
+        raise rows_gone(log.at(log.plan_key(size)), gone)
     return without
 
 
@@ -167,9 +170,11 @@ def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:
 
     :raises ApgmsError: ``log.object_damaged`` where a segment has other rows than were planned
     """
-    planned, position = expand(ranges_of(plan.extents)), size
-    for key, first, end in log.segments_from(size):
-        ids = list(islice(planned, max(first - position, 0), max(end - position, 0)))
+    stored = list(log.segments_from(size))
+    places = ((first - size, end - size) for _key, first, end in stored)
+    position = size
+    planned = at_places(ranges_of(plan.extents), places)
+    for (key, first, end), ids in zip(stored, planned, strict=True):
         lines = read(log.store, key).splitlines(keepends=True)
         segment = Segment(plan.columns, tuple(lines[1:]))
         if first < position or lines[:1] != [line(plan.columns)] or not _has_ids(segment, ids):
@@ -178,10 +183,10 @@ def _begun(log: LedgerLog, size: int, plan: Plan) -> Iterator[Segment]:
         yield segment
 
 
-def _has_ids(segment: Segment, ids: list[int]) -> bool:
+def _has_ids(segment: Segment, ids: list[IdRange]) -> bool:
     """Return whether a segment has whole rows, and these ids."""
     try:
-        return bool(ids) and segment.lines[-1].endswith(b"\n") and segment.ids() == ids
+        return segment.lines[-1].endswith(b"\n") and compress(segment.ids()) == ids
     except (IndexError, ValueError):
         return False
 
@@ -277,12 +282,15 @@ def differ(reason: str, damage: Damage) -> ApgmsError:
     )
 
 
-def rows_gone(damage: Damage) -> ApgmsError:
-    """Return the refusal of a ledger whose rows went while they were being admitted."""
+def rows_gone(plan: str, damage: Damage) -> ApgmsError:
+    """Return the refusal of a ledger whose rows went while they were being admitted.
+
+    :param plan: where the plan is that admits them
+    """
     return ApgmsError(
         "log.rows_gone",
         "Ledger rows are not what a snapshot, cut off before, had begun to admit",
-        where=f"table owa_ledger, log {damage.origin}",
+        where=f"table owa_ledger, {plan}",
         why=f"rows {damage.words}",
         mend="find out who changed them and put them back, then take the snapshot again; or open a "
         "new origin under a signed restore statement (docs/ledger-log.md, Restore)",

@@ -21,6 +21,7 @@ from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress
 from .archive import Damage, all_segments, compare, differ, record_differs
 from .log import LedgerLog, LogHead
+from .origin import log_in_force
 from .records import column_epochs, frontier, is_whole, late_ids, positions, recorded_head
 from .rows import one_view, rows
 from .table import require_unique_ids
@@ -49,7 +50,7 @@ def verify_chains_against_leaves(
     :raises ApgmsError: ``log.rows_differ``, ``log.rows_missing``, ``log.not_admitted``,
         ``log.tile_damaged``, ``log.segment_damaged``
     """
-    log = LedgerLog(store, policy)
+    log = log_in_force(store, policy)
     with one_view(connection):
         require_unique_ids(connection)
         head = recorded_head(connection, log.origin) or log.newest()

@@ -29,7 +29,7 @@ from ...errors import ApgmsError
 from ...libraries import cryptography_exceptions, psycopg, serialization, sql
 from ...ports.object_store import ObjectStore, read
 from ..acts.progress import Progress, say_into
-from .log import current_origin
+from .origin import log_in_force
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -141,7 +141,7 @@ def check_ledger(
         ``ledger_check.column_gone``, ``database.missing_table``, ``object_store.*``
     """
     progress = progress or Progress(say_into(None))
-    findings = Findings(current_origin(store, policy))
+    findings = Findings(log_in_force(store, policy).origin)
     stored = set(_checkpoints(store, findings.origin))
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     try:

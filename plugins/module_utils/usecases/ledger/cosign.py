@@ -24,6 +24,7 @@ from ..acts.progress import Progress, say_into
 from .archive import admitted_later, segments
 from .log import LedgerLog, LogHead, LogSnapshot, forked, no_head, object_damaged
 from .namespaces import Namespaces, Totals
+from .origin import log_in_force
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def cosign(
     :raises ApgmsError: ``log.unknown_cosigner``, ``log.nothing_to_cosign``, ``log.forked``,
         ``log.segment_damaged``, ``log.tile_damaged``, ``log.object_damaged``
     """
-    log = LedgerLog(store, policy)
+    log = log_in_force(store, policy)
     name = _cosigner(policy, signer)
     head = log.newest()
     if not head.note:

@@ -8,11 +8,11 @@ overwritten.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...domain.approval.policy import Policy
+from ...domain.approval.policy import LogPins
 from ...domain.formats.canonical import canonical, parse_canonical, sha256_hex
 from ...domain.ledger import checkpoint as notes
 from ...domain.ledger.extent import Extent, IdRange, Scan, parse_extent, ranges_of, scans
@@ -34,7 +34,6 @@ from .table import CORE_COLUMNS
 
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
 PLAN_SCHEMA = "apgms.release/log-plan/1"
-RESTORE_SCHEMA = "apgms.release/log-restore/1"
 _COMMON_FIELDS = frozenset({"schema", "origin", "tree_size", "columns"})
 FIELDS = {
     PLAN_SCHEMA: _COMMON_FIELDS | {"late", "fresh"},
@@ -45,8 +44,6 @@ TILES_KEPT = 256
 """How many tiles, of up to 8 KiB each, a log keeps in memory before it begins anew."""
 _SIZE = re.compile(r"[0-9]{16}")
 _SEGMENT = re.compile(r"([0-9]{16})-([0-9]{16})")
-_GENERATION = re.compile(r"[0-9]{4,}")
-_ORIGIN = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
 
 @dataclass(frozen=True)
@@ -144,22 +141,22 @@ class LogSnapshot:
 
 
 class LedgerLog:
-    """The log of one origin in an object store.
+    """The log of one origin in an object store; :func:`.origin.log_in_force` gives the one to use.
 
-    :param digests: the SHA-256 that a database has recorded of ``snapshot/<size>``, by size, given
-        the origin
+    :param digests: the SHA-256 that a database has recorded of ``snapshot/<size>``, by size
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        policy: Policy,
-        digests: Callable[[str], dict[int, str]] = lambda origin: {},
+        pins: LogPins,
+        origin: str,
+        digests: Mapping[int, str] | None = None,
     ) -> None:
         self.store = store
-        self.pins = policy.log
-        self.origin = current_origin(store, policy)
-        self._digests = digests(self.origin)
+        self.pins = pins
+        self.origin = origin
+        self._digests = digests or {}
         self._tiles: dict[Tile, bytes] = {}
 
     @property
@@ -467,25 +464,6 @@ def _columns(said: Iterable[Any]) -> tuple[str, ...]:
 def _require_in_full(understood: dict[str, Any], said: dict[str, Any]) -> None:
     if understood != said:
         raise ValueError("it says something else than its format has")
-
-
-def current_origin(store: ObjectStore, policy: Policy) -> str:
-    """Return the origin in force: the policy's, or the newest that a restore statement opened.
-
-    :raises ApgmsError: ``log.malformed_origin``
-    """
-    origin = policy.log.origin
-    if not _ORIGIN.fullmatch(origin):
-        raise ApgmsError(
-            "log.malformed_origin",
-            "The origin of the ledger log cannot be used",
-            where="log.origin in the policy",
-            why=f"{origin!r} is not a URL without scheme, such as apgms.example/prod",
-            mend="correct log.origin and have the policy signed again",
-        )
-    names = (key.rpartition("/")[2] for key in store.keys(f"log/{origin}/restore/"))
-    opened = [int(name) for name in names if _GENERATION.fullmatch(name)]
-    return f"{origin}/{max(opened)}" if opened else origin
 
 
 def forked(where: str, why: str) -> ApgmsError:

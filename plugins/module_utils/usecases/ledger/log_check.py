@@ -18,6 +18,7 @@ from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
 from .archive import Damage, admitted_later, differ, record_differs, require_same_rows
 from .log import LedgerLog, LogHead, forked, no_head
+from .origin import log_in_force
 from .records import (
     admitted,
     column_epochs,
@@ -93,7 +94,7 @@ def require_manifest_head(
     :raises ApgmsError: ``log.forked``, and those of :func:`load_manifest`
     """
     ledger = load_manifest(store, manifest_sha256, policy.stack).ledger
-    log = LedgerLog(store, policy)
+    log = log_in_force(store, policy)
     then = LogHead(ledger.origin, ledger.tree_size, bytes.fromhex(ledger.root), b"")
     if then.origin != head.origin:
         raise forked(

@@ -3,27 +3,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...domain.approval.policy import Policy
-from ...domain.formats.canonical import canonical, sha256_hex
 from ...errors import ApgmsError
 from ...ports.clock import Clock
 from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress, say_into
 from ..approvals.approvals import consume, require_statement
 from .archive import require_as_planned
-from .log import RESTORE_SCHEMA, LedgerLog
+from .log import LedgerLog
 from .log_check import compare_heads
 from .log_verify import verify_history
+from .origin import Opening, stored_openings
 from .records import open_log
 from .rows import one_view
+from .snapshot import WAIT_SECONDS, one_at_a_time
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
-ACT = "ledger_log"
-"""The act that a restore statement about the log names in its subject."""
 BROKEN_HISTORY = frozenset(
     {
         "log.forked",
@@ -43,42 +42,39 @@ def open_origin(
     statements_dir: str,
     clock: Clock,
     operator: str | None = None,
+    *,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> str:
     """Open the next origin, which begins anew with the ledger as it is now; return its name.
 
+    An origin that was opened before, and whose signers the policy in force does not know any more,
+    is signed again instead.
+
     :param operator: the principal who asks for it; his own signature does not count
+    :param wait_seconds: how long to wait for a snapshot
     :raises ApgmsError: ``log.nothing_to_restore`` where nothing speaks against the log in force,
-        ``approval.waiting`` where the restore statement is not there yet
+        ``approval.waiting`` where the restore statement is not there yet, ``log.busy``
     """
+    with one_at_a_time(connection, policy, clock, wait_seconds):
+        opening = _unapproved(store, policy) or _next(connection, store, policy)
+        signed = require_statement(
+            connection, policy, statements_dir, "restore", opening.subject, clock.now(), operator
+        )
+        with connection.transaction():
+            consume(connection, signed, None)
+            opening.put(signed)
+    return opening.origin
+
+
+def _unapproved(store: ObjectStore, policy: Policy) -> Opening | None:
+    stored = stored_openings(store, policy)
+    return next((one for one in stored if one.review(policy).missing), None)
+
+
+def _next(connection: Connection, store: ObjectStore, policy: Policy) -> Opening:
     log = open_log(connection, store, policy)
     _require_broken(connection, log, policy.stack)
-    document = canonical(_document(log))
-    subject = {"act": ACT, "sha256": sha256_hex(document)}
-    signed = require_statement(
-        connection, policy, statements_dir, "restore", subject, clock.now(), operator
-    )
-    with connection.transaction():
-        consume(connection, signed, None)
-        store.put_new(restore_key(log), document)
-    return LedgerLog(store, policy).origin
-
-
-def restore_key(log: LedgerLog) -> str:
-    """Return the key of the object that opens the origin after the one in force."""
-    return f"log/{log.pins.origin}/restore/{log.generation + 1:04d}"
-
-
-def _document(log: LedgerLog) -> dict[str, Any]:
-    head = log.newest()
-    return {
-        "schema": RESTORE_SCHEMA,
-        "origin": f"{log.pins.origin}/{log.generation + 1}",
-        "previous": {
-            "origin": log.origin,
-            "tree_size": str(head.tree_size),
-            "root": head.root.hex(),
-        },
-    }
+    return Opening(store, log)
 
 
 def _require_broken(connection: Connection, log: LedgerLog, stack: str) -> None:

@@ -23,6 +23,7 @@ from ...domain.ledger.extent import (
 )
 from ...ports.object_store import ObjectStore
 from .log import LedgerLog, LogHead, LogSnapshot, Plan, object_damaged
+from .origin import log_in_force
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -43,7 +44,7 @@ def open_log(connection: Connection, store: ObjectStore, policy: Policy) -> Ledg
             ).fetchall()
         )
 
-    return LedgerLog(store, policy, digests)
+    return log_in_force(store, policy, digests)
 
 
 def recorded_head(connection: Connection, origin: str) -> LogHead | None:
@@ -105,11 +106,15 @@ def require_new(
 
 
 def _admitted_before(connection: Connection, origin: str, late: Iterable[Extent]) -> int | None:
+    ranges = list(ranges_of(late))
     row = connection.execute(
-        "SELECT id FROM unnest(%s::bigint[]) AS id JOIN apgms_release.ledger_extent"
-        " ON id BETWEEN first_id AND last_id AND (ids IS NULL OR id = ANY (ids))"
-        " WHERE origin = %s LIMIT 1",
-        [list(expand(ranges_of(late))), origin],
+        "SELECT coalesce(known.id, greatest(first_id, planned.first))"
+        " FROM unnest(%s::bigint[], %s::bigint[]) AS planned (first, last)"
+        " JOIN apgms_release.ledger_extent ON first_id <= planned.last AND planned.first <= last_id"
+        " LEFT JOIN LATERAL unnest(ids) AS known (id)"
+        " ON known.id BETWEEN planned.first AND planned.last"
+        " WHERE origin = %s AND (ids IS NULL OR known.id IS NOT NULL) LIMIT 1",
+        [[one.first for one in ranges], [one.last for one in ranges], origin],
     ).fetchone()
     return None if row is None else row[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...domain.ledger.extent import (
@@ -15,7 +14,7 @@ from ...domain.ledger.extent import (
     IdRange,
     Scan,
     compress,
-    expand,
+    differences,
     extents,
     ranges_of,
     scans,
@@ -209,29 +208,27 @@ def missing_and_between(
     connection: Connection, planned: Sequence[Extent]
 ) -> tuple[list[IdRange], list[IdRange]]:
     """Return which ids of ascending extents the ledger does not have, and which it has between."""
-    missing: list[int] = []
-    without: list[int] = []
-    ids = expand(ranges_of(planned))
-    first = planned[0].first if planned else 0
-    while wanted := list(islice(ids, IDS_AT_ONCE)):
-        found = [each for some in _ids_between(connection, first, wanted[-1]) for each in some]
-        if found != wanted:
-            missing += sorted(set(wanted) - set(found))
-            without += sorted(set(found) - set(wanted))
-        first = wanted[-1] + 1
-    return compress(missing), compress(without)
+    if not planned:
+        return [], []
+    portions = _ids_between(connection, planned[0].first, planned[-1].last)
+    found = (each for ids in portions for each in compress(ids))
+    missing: list[IdRange] = []
+    between: list[IdRange] = []
+    for each, is_planned in differences(ranges_of(planned), found):
+        (missing if is_planned else between).append(each)
+    return missing, between
 
 
 def missing_ids(connection: Connection, ranges: Iterable[IdRange]) -> list[IdRange]:
-    """Return which ids of ``ranges`` the ledger does not have."""
-    planned = list(ranges)
+    """Return which ids of ``ranges``, which ascend, the ledger does not have."""
+    wanted = list(ranges)
     found = connection.execute(
-        "SELECT id FROM unnest(%s::bigint[], %s::bigint[]) AS planned (first, last)"  # noqa: S608
-        " CROSS JOIN LATERAL generate_series(first, last) AS wanted (id)"
-        f" WHERE NOT EXISTS (SELECT FROM {TABLE} AS row WHERE row.id = wanted.id) ORDER BY id",
-        [[one.first for one in planned], [one.last for one in planned]],
+        "SELECT row.id FROM unnest(%s::bigint[], %s::bigint[]) AS wanted (first, last)"  # noqa: S608
+        f" JOIN {TABLE} AS row ON row.id BETWEEN wanted.first AND wanted.last ORDER BY row.id",
+        [[one.first for one in wanted], [one.last for one in wanted]],
     )
-    return compress(row[0] for row in found)
+    there = compress(row[0] for row in found)
+    return [each for each, is_wanted in differences(wanted, there) if is_wanted]
 
 
 def rows(

@@ -184,7 +184,7 @@ def take_snapshot(
         :func:`compare_heads`, :func:`plan_admission` and :func:`verify_history` raise
     """
     _require_log_key(signer, policy)
-    with _one_at_a_time(connection, policy, clock, wait_seconds):
+    with one_at_a_time(connection, policy, clock, wait_seconds):
         log = open_log(connection, store, policy)
         try:
             head = _catch_up(connection, log)
@@ -333,7 +333,7 @@ def _admit(
     if builder.size - before.tree_size != plan.size:
         require_unique_ids(connection)
         missing = missing_ids(connection, ranges_of(plan.extents))
-        raise rows_gone(Damage(log.origin, tuple(missing)))
+        raise rows_gone(log.at(log.plan_key(before.tree_size)), Damage(log.origin, tuple(missing)))
     logged = LogSnapshot(
         log.origin,
         builder.size,
@@ -381,10 +381,13 @@ def _require_log_key(signer: Signer, policy: Policy) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(
+def one_at_a_time(
     connection: Connection, policy: Policy, clock: Clock, wait_seconds: float
 ) -> Iterator[None]:
-    """Hold the lock of this log's snapshots; no writer of the ledger is blocked by it."""
+    """Hold the lock of this log's snapshots; no writer of the ledger is blocked by it.
+
+    :raises ApgmsError: ``log.busy``
+    """
     key = [f"apgms.release log {policy.log.origin}"]
     waited = 0.0
     while not _one(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", key):

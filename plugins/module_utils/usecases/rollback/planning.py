@@ -14,7 +14,8 @@ from ...domain.release.rollback_plan import Plan
 from ...domain.release.rollback_target import PastRelease, find_target, undone_by_target
 from ...errors import ApgmsError
 from ...ports.object_store import ObjectStore
-from ..ledger.log import LedgerLog, LogHead
+from ..ledger.log import LogHead
+from ..ledger.origin import log_in_force
 from ..release.info import past_releases
 from .ledger import (
     allows_one_row_per_period,
@@ -84,7 +85,7 @@ def make_plan(
 
 def _require_prefix(store: ObjectStore, policy: Policy, target: Manifest, head: LogHead) -> None:
     """The target's ledger must be the beginning of today's."""
-    log = LedgerLog(store, policy)
+    log = log_in_force(store, policy)
     ledger = target.ledger
     if ledger.origin != log.origin:
         raise ApgmsError(

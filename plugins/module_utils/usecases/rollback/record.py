@@ -17,7 +17,8 @@ from ..acts import audit_log
 from ..acts.lease import Lease
 from ..approvals.approvals import consume, require_statement
 from ..approvals.sign import make_intent
-from ..ledger.log import LedgerLog, LogHead
+from ..ledger.log import LogHead
+from ..ledger.origin import log_in_force
 from ..ledger.snapshot import take_snapshot
 from ..stack import windows
 from .incident import incident_document, incident_id, open_incident, plan_key, publish
@@ -159,7 +160,7 @@ def prove(ports: Ports, lease: Lease, applied: Applied) -> Applied:
     snapshot = take_snapshot(
         ports.connection, ports.store, ports.log_signer, ports.policy, ports.clock
     )
-    log = LedgerLog(ports.store, ports.policy)
+    log = log_in_force(ports.store, ports.policy)
     log.require_prefix(before, snapshot.head)
     size = applied.tree_size_before + applied.entries
     root = subtree_hash(0, size, snapshot.tree_size, log.read_tile)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,16 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
     log_verify,
     restore,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
+    snapshot as snapshots,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import (
     PLAN_SCHEMA,
     LedgerLog,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
     compare_heads,
+    require_intact,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
     log_in_force,
@@ -93,6 +100,50 @@ def test_a_record_that_does_not_hold_together_stops_what_reads_it(
         for verify in ("incremental", "full"):
             assert reason(stack.snapshot, verify=verify) == "log.rows_differ"
     assert reason(verify_all_chains, stack=stack) == "log.rows_differ"
+
+
+def test_rows_are_not_blamed_for_a_record_that_gives_their_ids_to_other_positions(
+    stack: Stack,
+) -> None:
+    stack.execute(
+        f"UPDATE {RECORD} SET ids = ids[1:array_length(ids, 1) - 3] || ids[array_length(ids, 1) - 1]"
+        " || ids[array_length(ids, 1) - 2] || last_id"
+        f" WHERE first_position = (SELECT max(first_position) FROM {RECORD}) AND ids IS NOT NULL"
+    )
+    stack.execute(
+        f"UPDATE {RECORD} SET first_id = first_id - 1, last_id = last_id - 1"
+        f" WHERE first_position = (SELECT max(first_position) FROM {RECORD}) AND ids IS NULL"
+    )
+    with stack.connection() as connection, pytest.raises(ApgmsError) as caught:
+        require_intact(connection, stack.store, stack.policy)
+    error = caught.value
+    assert (error.reason, "record" in str(error), error.details) == ("log.rows_differ", True, {})
+
+
+def test_a_changed_root_of_an_older_head_in_the_record_is_found(stack: Stack) -> None:
+    stack.execute(f"UPDATE {CHECKPOINT} SET root = '\\x00' WHERE tree_size = 10")
+    error = refusal(stack, verify="full")
+    assert (error.reason, "record" in str(error), error.details) == ("log.rows_differ", True, {})
+
+
+def test_a_snapshot_that_is_about_to_be_recorded_is_waited_for(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = threading.Event()
+    record = snapshots.record
+
+    def record_later(*arguments: Any) -> None:
+        stored.set()
+        time.sleep(0.5)
+        record(*arguments)
+
+    monkeypatch.setattr(snapshots, "record", record_later)
+    fill(stack, LedgerWriter(3, seed=9), 20)
+    with ThreadPoolExecutor(1) as pool, stack.connection() as connection:
+        taken = pool.submit(stack.snapshot)
+        assert stored.wait(30)
+        head = require_intact(connection, stack.store, stack.policy)
+        assert head == taken.result().head
 
 
 def test_a_row_that_the_record_has_lost_is_not_admitted_again(stack: Stack) -> None:

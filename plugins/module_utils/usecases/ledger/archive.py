@@ -200,13 +200,16 @@ def all_segments(log: LedgerLog) -> Iterator[Segment]:
     return (each for snapshot in snapshots for each in segments(log, snapshot))
 
 
-def segments(log: LedgerLog, snapshot: LogSnapshot) -> Iterator[Segment]:
+def segments(log: LedgerLog, snapshot: LogSnapshot, begin: int = 0) -> Iterator[Segment]:
     """Yield the segments of a snapshot, each verified against the leaves.
 
+    :param begin: the position of the first row that is wanted
     :raises ApgmsError: ``log.segment_damaged``, ``log.tile_damaged``
     """
     header = line(snapshot.columns)
     for first, end in snapshot.segments:
+        if end <= begin:
+            continue
         key = log.segment_key(first, end)
         lines = read(log.store, key).splitlines(keepends=True)
         found = b"".join(leaf_hashes(header, lines[1:]))

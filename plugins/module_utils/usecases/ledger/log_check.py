@@ -10,13 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...domain.approval.policy import Policy
-from ...domain.ledger.extent import IdRange, compress, expand
-from ...domain.ledger.leaf import leaf_hash, leaf_hashes, line
+from ...domain.ledger.leaf import leaf_hashes, line
 from ...domain.ledger.tree import TILE_WIDTH
 from ...errors import ApgmsError
+from ...ports.clock import DatabaseClock
 from ...ports.object_store import ObjectMissing, ObjectStore
 from ..bundle.manifests import load_manifest
-from .archive import Damage, admitted_later, differ, record_differs, require_same_rows
+from .archive import (
+    admitted_later,
+    compare,
+    differ,
+    record_differs,
+    require_same_rows,
+    segments,
+)
 from .log import LedgerLog, LogHead, forked, no_head
 from .origin import log_in_force
 from .records import (
@@ -29,6 +36,7 @@ from .records import (
 )
 from .rows import one_view, rows
 from .table import require_ledger
+from .turn import WAIT_SECONDS, one_at_a_time
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
@@ -46,6 +54,9 @@ def require_intact(connection: Connection, store: ObjectStore, policy: Policy) -
     """
     log = open_log(connection, store, policy)
     recorded, head = compare_heads(connection, log)
+    if head.tree_size > recorded.tree_size:
+        with one_at_a_time(connection, policy, DatabaseClock(connection), WAIT_SECONDS):
+            recorded, head = compare_heads(connection, log)  # it may have been recorded just now
     if head.tree_size > recorded.tree_size:
         raise ApgmsError(
             "log.unfinished",
@@ -141,28 +152,15 @@ def _require_tail(connection: Connection, log: LedgerLog, recorded: LogHead) -> 
         found = leaf_hashes(line(columns), list(rows(connection, columns, ids)))
         if b"".join(found) != log.leaves(low, high, recorded.tree_size):
             log.require_tiles(low, high, log.head(recorded.tree_size))
-            raise _tail_differs(connection, log, recorded, low, columns, ids)
+            raise _tail_differs(connection, log, low)
 
 
-def _tail_differs(
-    connection: Connection,
-    log: LedgerLog,
-    recorded: LogHead,
-    first: int,
-    columns: tuple[str, ...],
-    ids: list[IdRange],
-) -> ApgmsError:
-    changed, missing = [], []
-    for position, row_id in enumerate(expand(ids), first):
-        found = list(rows(connection, columns, [IdRange(row_id, row_id)]))
-        if not found:
-            missing.append(row_id)
-        elif leaf_hash(line(columns), found[0]) != log.leaves(
-            position, position + 1, recorded.tree_size
-        ):
-            changed.append(row_id)
-    damage = Damage(log.origin, tuple(compress(missing)), tuple(compress(changed)))
-    return differ("log.rows_differ", damage)
+def _tail_differs(connection: Connection, log: LedgerLog, begin: int) -> ApgmsError:
+    """Compare the last archived rows with the ledger, by their own ids, and say what differs."""
+    last = [each for each in admitted_later(log, 0) if each.tree_size > begin]
+    archived = (segment for each in last for segment in segments(log, each, begin))
+    damage = compare(connection, log, archived)
+    return differ("log.rows_differ", damage) if damage else record_differs(log)
 
 
 def _store_behind(log: LedgerLog, why: str) -> ApgmsError:

@@ -36,7 +36,7 @@ from .records import (
     column_epochs,
     late_ids,
     recorded_extents,
-    recorded_notes,
+    recorded_heads,
 )
 from .rows import ROWS_AT_ONCE, one_view, scanned, sees_one_state
 
@@ -112,11 +112,17 @@ def _in_segments(connection: Connection, log: LedgerLog, head: LogHead) -> Itera
 
 
 def _damaged_heads(connection: Connection, log: LedgerLog) -> Iterator[str]:
-    """Yield the keys of the checkpoints, and plans before them, that are not what they were."""
+    """Yield the keys of the checkpoints, and plans before them, that are not what they were.
+
+    :raises ApgmsError: ``log.rows_differ`` where the record is not that of its own note
+    """
     previous = 0
-    for size, note in recorded_notes(connection, log.origin):
-        if _open(log.store, log.checkpoint_key(size)).read() != note:
+    for head in recorded_heads(connection, log.origin):
+        size = head.tree_size
+        if _open(log.store, log.checkpoint_key(size)).read() != head.note:
             yield log.checkpoint_key(size)
+        elif log.head(size) != head:
+            raise record_differs(log)
         if size > previous and not _is_plan_of(connection, log, previous, size):
             yield log.plan_key(previous)
         previous = size

@@ -18,7 +18,7 @@ from .log_verify import verify_history
 from .origin import Opening, stored_openings
 from .records import open_log
 from .rows import one_view
-from .snapshot import WAIT_SECONDS, one_at_a_time
+from .turn import WAIT_SECONDS, one_at_a_time
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

@@ -57,14 +57,14 @@ def recorded_head(connection: Connection, origin: str) -> LogHead | None:
     return None if row is None else LogHead(origin, row[0], bytes(row[1]), bytes(row[2]))
 
 
-def recorded_notes(connection: Connection, origin: str) -> list[tuple[int, bytes]]:
-    """Return the tree sizes and notes of the heads that this database has recorded, ascending."""
+def recorded_heads(connection: Connection, origin: str) -> list[LogHead]:
+    """Return the heads that this database has recorded, ascending."""
     found = connection.execute(
-        "SELECT tree_size, note FROM apgms_release.ledger_checkpoint"
+        "SELECT tree_size, root, note FROM apgms_release.ledger_checkpoint"
         " WHERE origin = %s ORDER BY tree_size",
         [origin],
     )
-    return [(size, bytes(note)) for size, note in found]
+    return [LogHead(origin, size, bytes(root), bytes(note)) for size, root, note in found]
 
 
 def recorded_generation(connection: Connection, base: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, LiteralString, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import sha256_hex
@@ -35,11 +35,9 @@ from .log_verify import rows_that_differ, verify_history
 from .namespaces import Namespaces, hashes_file, namespace_files
 from .records import frontier, open_log, record
 from .rows import (
-    POLL_SECONDS,
     PeriodTotal,
     Writer,
     being_written,
-    in_transaction,
     is_idle,
     missing_ids,
     one_view,
@@ -48,13 +46,13 @@ from .rows import (
 )
 from .storing import store_rows
 from .table import ledger_columns, require_unique_ids
+from .turn import WAIT_SECONDS, one_at_a_time
 
 if TYPE_CHECKING:
     from ...ports.database import Connection
 
 MANY_ROWS = 50_000
 """From here on a connection, or a process, of their own is worth it."""
-WAIT_SECONDS = 30.0
 Verify = Literal["incremental", "full"]
 
 
@@ -378,36 +376,3 @@ def _require_log_key(signer: Signer, policy: Policy) -> None:
             why=f"its key id is {signer.key_id}, the policy pins {pinned}",
             mend="name the log key of this stack in apgms_log_key",
         )
-
-
-@contextlib.contextmanager
-def one_at_a_time(
-    connection: Connection, policy: Policy, clock: Clock, wait_seconds: float
-) -> Iterator[None]:
-    """Hold the lock of this log's snapshots; no writer of the ledger is blocked by it.
-
-    :raises ApgmsError: ``log.busy``
-    """
-    key = [f"apgms.release log {policy.log.origin}"]
-    waited = 0.0
-    while not _one(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", key):
-        if waited >= wait_seconds:
-            raise ApgmsError(
-                "log.busy",
-                "Another ledger snapshot is being taken",
-                where=f"log {policy.log.origin}",
-                why=f"it has not ended within {wait_seconds:.0f} s",
-                mend="wait for it, then run the same command again",
-            )
-        clock.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
-    try:
-        yield
-    finally:
-        if is_idle(connection) or in_transaction(connection):  # else it goes with the connection
-            _one(connection, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
-
-
-def _one(connection: Connection, query: LiteralString, parameters: list[str]) -> Any:
-    row = connection.execute(query, parameters).fetchone()
-    return None if row is None else row[0]

@@ -30,12 +30,12 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.database impor
 from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.schema.migrate import migrate
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
-    verify_chains_against_leaves,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import (
     Cosigned,
     cosign,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.released_chains import (
+    verify_chains_against_leaves,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
     Snapshot,

@@ -200,7 +200,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.acts.progre
 from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.policy import (
     load_policy,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.intact import (
     require_manifest_head,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_origin import (

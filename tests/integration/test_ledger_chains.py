@@ -14,9 +14,9 @@ import pytest
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.chain import hash_after
 from ansible_collections.apgms.release.plugins.module_utils.domain.ledger.extent import expand
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
-    chains as chains_checked,
+    chain_rule,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chains import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_rule import (
     Scope,
     check_chains,
 )
@@ -109,7 +109,7 @@ def test_the_check_in_sets_finds_what_a_walk_finds(
 def test_chains_that_share_a_number_are_told_apart(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    monkeypatch.setattr(chains_checked, "CHAIN_NUMBER", number)
+    monkeypatch.setattr(chain_rule, "CHAIN_NUMBER", number)
     stack = make_stack(database_url, tmp_path)
     chance = random.Random(number)
     with stack.connection() as connection:

@@ -10,7 +10,7 @@ from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsE
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.intact import (
     require_intact,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (

@@ -25,7 +25,7 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.signer import 
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.intact import (
     require_intact,
 )
 from services.keys import make_ssh_key, policy_document, write_policy

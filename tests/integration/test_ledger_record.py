@@ -21,22 +21,22 @@ from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsE
 from ansible_collections.apgms.release.plugins.module_utils.ports.database import rehearsal
 from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store import OverlayStore
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
-    chain_leaves,
     check,
-    log_check,
-    log_verify,
+    full_verification,
+    intact,
+    released_chains,
     restore,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.intact import (
+    compare_heads,
+    require_intact,
+)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log import (
     PLAN_SCHEMA,
     LedgerLog,
-)
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
-    compare_heads,
-    require_intact,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
     log_in_force,
@@ -193,14 +193,14 @@ def test_rows_of_a_table_that_inherits_from_the_ledger_are_not_hidden_by_its_ind
 def test_a_rehearsed_full_verification_is_not_misled_by_rows_that_come_meanwhile(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late_ids = log_verify.late_ids
+    late_ids = full_verification.late_ids
 
     def come(*arguments: Any) -> list[int]:
         found = late_ids(*arguments)
         insert_as(stack, 120)
         return found
 
-    monkeypatch.setattr(log_verify, "late_ids", come)
+    monkeypatch.setattr(full_verification, "late_ids", come)
     with stack.connection() as connection, rehearsal(connection):
         store = OverlayStore(stack.store)
         assert stack.snapshot_over(connection, store=store, verify="full").new_rows == 0
@@ -392,7 +392,7 @@ def beside(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str]
 def test_a_snapshot_that_is_recorded_meanwhile_is_no_damage_of_the_record(
     stack: Stack, beside: Callable[..., None]
 ) -> None:
-    beside(log_check, "recorded_head", after=True)
+    beside(intact, "recorded_head", after=True)
     with stack.connection() as connection:
         recorded, head = compare_heads(connection, open_log(connection, stack.store, stack.policy))
     assert (recorded.tree_size, head.tree_size) == (400, 410)
@@ -401,7 +401,7 @@ def test_a_snapshot_that_is_recorded_meanwhile_is_no_damage_of_the_record(
 def test_released_chains_are_held_against_the_head_of_one_view(
     stack: Stack, beside: Callable[..., None]
 ) -> None:
-    beside(chain_leaves, "require_unique_ids")
+    beside(released_chains, "require_unique_ids")
     verify_all_chains(stack)
 
 

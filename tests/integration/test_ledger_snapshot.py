@@ -34,20 +34,17 @@ from ansible_collections.apgms.release.plugins.module_utils.ports.overlay_store 
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     admission,
-    chain_leaves,
+    released_chains,
     storing,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chain_leaves import (
-    verify_chains_against_leaves,
-)
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.cosign import cosign
-from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.log_check import (
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.intact import (
     require_intact,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_origin import (
@@ -56,6 +53,9 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.origin import (
     log_in_force,
+)
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.released_chains import (
+    verify_chains_against_leaves,
 )
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snapshot import (
     take_snapshot,
@@ -690,7 +690,7 @@ def test_a_cut_ledger_stops_every_act(stack: Stack, writer: LedgerWriter) -> Non
 def test_chains_are_verified_against_their_leaves(
     stack: Stack, writer: LedgerWriter, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr(chain_leaves, "PORTION_ROWS", rows_at_once)
+    monkeypatch.setattr(released_chains, "PORTION_ROWS", rows_at_once)
     fill(stack, writer, 300)
     stack.snapshot()
     fill(stack, writer, 100)

@@ -16,6 +16,9 @@ from ..errors import ApgmsError
 
 CHUNK_BYTES = 1 << 20
 
+BRING_BACK = "restore this object from the object store's own versions or a backup of its folder"
+"""What mends an object that is damaged or gone."""
+
 Objects = Sequence[tuple[str, Sequence[bytes]]]
 """Keys, and the bytes of each in parts."""
 

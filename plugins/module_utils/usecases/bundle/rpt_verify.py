@@ -16,7 +16,7 @@ from ...errors import ApgmsError
 from ...libraries import psycopg, sql
 from ...ports.database import columns, whole_tables
 from ..acts.progress import Progress, say_into
-from ..ledger.chains import deviating_rows
+from ..ledger.chain_rule import deviating_rows
 
 if TYPE_CHECKING:
     from ...ports.database import Connection

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...domain.ledger.extent import IdRange, Scan, expand, extents, ranges_of, scans
 from ...ports.clock import Clock
 from .archive import require_as_planned, require_never_planned
-from .chains import Scope
+from .chain_rule import Scope
 from .log import LedgerLog, LogHead, Plan
 from .records import frontier, late_ids, require_new
 from .rows import (

@@ -24,7 +24,7 @@ from ...domain.ledger.extent import (
 )
 from ...domain.ledger.leaf import leaf_hashes, line
 from ...errors import ApgmsError
-from ...ports.object_store import read
+from ...ports.object_store import BRING_BACK, read
 from .log import LedgerLog, LogSnapshot, Plan, object_damaged, object_missing
 from .rows import missing_and_between, missing_ids, rows
 from .table import ledger_columns, require_present
@@ -308,5 +308,5 @@ def segment_damaged(where: str) -> ApgmsError:
         "An archived segment of the ledger log is damaged",
         where=where,
         why="its rows do not have the leaf hashes of the tree",
-        mend="restore this object from the object store's own versions or a backup of its folder",
+        mend=BRING_BACK,
     )

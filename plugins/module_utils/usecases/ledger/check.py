@@ -27,7 +27,7 @@ from ...domain.ledger.recount import (
 )
 from ...errors import ApgmsError
 from ...libraries import cryptography_exceptions, psycopg, serialization, sql
-from ...ports.object_store import ObjectStore, read
+from ...ports.object_store import BRING_BACK, ObjectStore, read
 from ..acts.progress import Progress, say_into
 from .origin import log_in_force
 
@@ -257,8 +257,7 @@ def _read(store: ObjectStore, key: str, parse: Callable[[bytes], T]) -> T:
             "An object of the ledger log cannot be read",
             where=f"{store.url}/{key}",
             why=str(error),
-            mend="restore this object from the object store's own versions or a backup of its "
-            "folder",
+            mend=BRING_BACK,
         ) from None
 
 

@@ -29,7 +29,7 @@ from ...domain.ledger.tree import (
     tile_at,
 )
 from ...errors import ApgmsError
-from ...ports.object_store import ObjectConflict, ObjectMissing, ObjectStore, read
+from ...ports.object_store import BRING_BACK, ObjectConflict, ObjectMissing, ObjectStore, read
 from .table import CORE_COLUMNS
 
 SNAPSHOT_SCHEMA = "apgms.release/log-snapshot/1"
@@ -485,8 +485,7 @@ def object_damaged(where: str, why: str) -> ApgmsError:
         "An object of the ledger log is damaged",
         where=where,
         why=why,
-        mend="restore this object from the object store's own versions or a backup of its folder, "
-        "then run the same command again",
+        mend=f"{BRING_BACK}, then run the same command again",
     )
 
 
@@ -497,8 +496,7 @@ def object_missing(where: str, why: str) -> ApgmsError:
         "An object of the ledger log is not in the object store",
         where=where,
         why=why,
-        mend="restore the object from the object store's own versions or a backup of its folder, "
-        "then run the same command again",
+        mend=f"{BRING_BACK}, then run the same command again",
     )
 
 
@@ -509,6 +507,6 @@ def tile_damaged(where: str, why: str) -> ApgmsError:
         "A hash tile of the ledger log is damaged",
         where=where,
         why=why,
-        mend="restore this object from the object store's own versions or a backup of its folder, "
-        "then: make ledger-snapshot STACK=$STACK ARGS='-e ledger_snapshot_verify=full'",
+        mend=f"{BRING_BACK}, then: "
+        "make ledger-snapshot STACK=$STACK ARGS='-e ledger_snapshot_verify=full'",
     )

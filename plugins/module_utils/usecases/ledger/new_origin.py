@@ -12,9 +12,9 @@ from ...ports.object_store import ObjectStore
 from ..acts.progress import Progress, say_into
 from ..approvals.approvals import consume, require_statement
 from .archive import require_as_planned
+from .full_verification import verify_history
+from .intact import compare_heads
 from .log import LedgerLog
-from .log_check import compare_heads
-from .log_verify import verify_history
 from .origin import Opening, stored_openings
 from .records import open_log
 from .rows import one_view

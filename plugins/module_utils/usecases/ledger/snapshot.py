@@ -28,10 +28,10 @@ from ...ports.signer import Signer, key_id
 from ..acts.progress import Progress, say_into
 from .admission import Admission, look, plan_admission
 from .archive import Damage, admitted_later, archived_extents, rows_gone
-from .chains import Deviation, Scope, check_chains
+from .chain_rule import Deviation, Scope, check_chains
+from .full_verification import rows_that_differ, verify_history
+from .intact import compare_heads
 from .log import LedgerLog, LogHead, LogSnapshot, object_missing
-from .log_check import compare_heads
-from .log_verify import rows_that_differ, verify_history
 from .namespaces import Namespaces, hashes_file, namespace_files
 from .records import frontier, open_log, record
 from .rows import (

@@ -21,9 +21,9 @@ from ...ports.schema.migrate import migrate
 from ..acts.journal import Journal
 from ..bundle.files import require_unaltered
 from ..bundle.manifests import load_manifest
-from ..ledger.chain_leaves import verify_chains_against_leaves
-from ..ledger.chains import deviating_rows
-from ..ledger.log_check import require_intact, require_manifest_head
+from ..ledger.chain_rule import deviating_rows
+from ..ledger.intact import require_intact, require_manifest_head
+from ..ledger.released_chains import verify_chains_against_leaves
 from .acknowledgement import sent_of
 from .records import Release, find, open_releases
 

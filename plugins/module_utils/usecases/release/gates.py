@@ -15,8 +15,8 @@ from ...errors import ApgmsError
 from ...ports.gateway import Identity, check_identity
 from ..approvals.approvals import require_approvals
 from ..approvals.sign import make_intent
-from ..ledger.chain_leaves import verify_chains_against_leaves
-from ..ledger.log_check import require_intact
+from ..ledger.intact import require_intact
+from ..ledger.released_chains import verify_chains_against_leaves
 from ..stack import kill_switch, windows
 from .info import require_not_undone
 from .records import Context

@@ -135,10 +135,10 @@ deviations:
   elements: dict
   sample: [{"kind": "null_hash", "count": 3, "ids": [["1", "3"]]}]
 late:
-  description: Ids of rows that showed up below the previous frontier.
+  description: Rows that showed up below the previous frontier, a count and ranges of ids.
   returned: success
-  type: list
-  elements: int
+  type: dict
+  sample: {"count": 3, "ids": [["7", "7"], ["9", "10"]]}
 unfinished:
   description: Transactions that were still writing the ledger when the wait for them ended.
   returned: success

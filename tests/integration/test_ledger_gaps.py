@@ -124,6 +124,7 @@ def test_late_rows_in_gaps_are_named_admitted_and_verified(stack: Stack, ids: li
     fill(stack, LedgerWriter(seed=2), above(stack, 60))
     second = stack.snapshot()
     assert (second.late, second.tree_size) == (late, 662)
+    assert second.result()["late"] == {"count": 2, "ids": [[str(each)] * 2 for each in late]}
     assert stack.snapshot(verify="full").late == []
     verify_all_chains(stack)
     insert_as(stack, third := gap(ids, 400))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ...domain.approval.policy import Policy
 from ...domain.formats.canonical import sha256_hex
 from ...domain.ledger import checkpoint as notes
-from ...domain.ledger.extent import ranges_of
+from ...domain.ledger.extent import NAMED_RANGES, compress, pairs, ranges_of
 from ...domain.ledger.tree import TreeBuilder
 from ...errors import ApgmsError
 from ...libraries import psycopg
@@ -82,7 +82,7 @@ class Snapshot:
     deviations: list[Deviation]
     """Among the checked rows."""
     late: list[int]
-    """Ids that showed up below the previous frontier."""
+    """Ids, ascending, that showed up below the previous frontier."""
     unfinished: list[Writer]
     """Transactions that were still writing when the wait for them ended."""
     cosigned_size: int
@@ -110,7 +110,7 @@ class Snapshot:
             "new_rows": self.new_rows,
             "checked_rows": self.checked_rows,
             "deviations": [one.document() for one in self.deviations],
-            "late": self.late,
+            "late": {"count": len(self.late), "ids": pairs(compress(self.late), NAMED_RANGES)},
             "unfinished": [writer._asdict() for writer in self.unfinished],
             "namespaces": hashes,
             "hash_summary": [

@@ -21,6 +21,8 @@ from ansible_collections.apgms.release.plugins.module_utils.domain.ledger import
     checkpoint as notes,
 )
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
+from ansible_collections.apgms.release.plugins.module_utils.ports.clock import SystemClock
+from ansible_collections.apgms.release.plugins.module_utils.ports.folder_store import FolderStore
 from ansible_collections.apgms.release.plugins.module_utils.ports.signer import open_signer
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.check import (
     check_ledger,
@@ -28,8 +30,11 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.chec
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.intact import (
     require_intact,
 )
+from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_origin import (
+    open_origin,
+)
 from services.keys import make_ssh_key, policy_document, write_policy
-from tests.approvals import Desk
+from tests.approvals import Desk, place_no_small_file
 from tests.ledgers import LedgerWriter, Stack, fill, forget, make_stack
 from tests.module_process import run_module
 
@@ -205,9 +210,40 @@ def test_a_document_without_statement_opens_no_origin(tampered: Stack) -> None:
     require_refused(tampered, "0 of 1 persons signed")
 
 
-def test_a_generation_that_is_left_out_opens_no_origin(tampered: Stack) -> None:
-    plant(tampered, document(tampered, origin="apgms.local/prod/9"), "0009")
-    require_refused(tampered, "generation 9 is there, 2 is not")
+@pytest.mark.parametrize("generation", ["0000", "0001", "0009", "00002", "9" * 200])
+def test_a_generation_out_of_turn_opens_no_origin(tampered: Stack, generation: str) -> None:
+    plant(tampered, document(tampered), generation)
+    require_refused(tampered, f"{generation} is there, 0002 is not")
+
+
+@pytest.mark.parametrize(
+    "name", ["0002", "0002/restore.json~", "002/restore.json", "x/restore.json"]
+)
+def test_what_opens_no_origin_is_no_matter(stack: Stack, name: str) -> None:
+    fill(stack, LedgerWriter(), 10)
+    stack.store.put_new(f"{RESTORE}/{name}", b"junk")
+    assert stack.snapshot().origin == "apgms.local/prod"
+    assert stack.cosign().head.tree_size == 10
+
+
+@pytest.mark.parametrize("said", [b"", b"\xff", b"[" * 100_000, b"{}", b'{"schema":1}'])
+def test_junk_beside_a_document_is_no_statement(tampered: Stack, said: bytes) -> None:
+    plant(tampered, document(tampered))
+    tampered.store.put_new(f"{RESTORE}/0002/junk.json", said)
+    require_refused(tampered, "0 of 1 persons signed")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_opens_no_origin(tampered: Stack, kind: str) -> None:
+    path = tampered.folder / "store" / RESTORE / "0002/restore.json"
+    path.parent.mkdir(parents=True)
+    if kind == "folder":
+        path.mkdir()
+    else:
+        place_no_small_file(path, kind)
+    with pytest.raises(ApgmsError) as caught:
+        tampered.snapshot(verify="full")
+    assert caught.value.reason in ("object_store.unreachable", "log.rows_differ")
 
 
 @pytest.mark.parametrize(
@@ -296,12 +332,89 @@ def sign_checkpoint(stack: Stack, origin: str, size: int) -> bytes:
     return notes.sign(checkpoint, signer.public_pem, signer.sign)
 
 
+def test_an_expired_key_opens_no_origin_with_a_statement_dated_back(tampered: Stack) -> None:
+    lines = policy_document(tampered.keys)["allowed_signers"]
+    expired = [
+        line.replace(" namespaces=", ' valid-before="20250801Z",namespaces=') for line in lines
+    ]
+    policy = write_policy(
+        tampered.keys, tampered.folder, policy_document(tampered.keys, allowed_signers=expired)
+    )
+    tampered.policy = parse_policy(policy.read_bytes(), str(policy))
+    said, then = document(tampered), datetime(2025, 7, 1, tzinfo=UTC)
+    dates = {"not_before": then, "expires_at": then + timedelta(minutes=60)}
+    plant_statement(tampered, sign_restore(tampered, said, **dates))
+    plant(tampered, said)
+    require_refused(tampered, "was valid before")
+
+
+def test_a_statement_of_tomorrow_opens_no_origin_today(tampered: Stack) -> None:
+    said, then = document(tampered), datetime.now(UTC) + timedelta(days=1)
+    dates = {"not_before": then, "expires_at": then + timedelta(minutes=60)}
+    plant_statement(tampered, sign_restore(tampered, said, **dates))
+    plant(tampered, said)
+    require_refused(tampered, "it is valid from")
+
+
+def test_two_names_of_one_person_are_no_quorum_of_two(tampered: Stack) -> None:
+    quorums = policy_document(tampered.keys)["quorums"]
+    quorums["restore"]["signatures"] = 2
+    path = write_policy(
+        tampered.keys, tampered.folder, policy_document(tampered.keys, quorums=quorums)
+    )
+    tampered.policy = parse_policy(path.read_bytes(), str(path))
+    said = document(tampered)
+    for _ in range(2):
+        plant_statement(tampered, sign_restore(tampered, said))
+    plant(tampered, said)
+    require_refused(tampered, "has signed already")
+    plant_statement(tampered, sign_restore(tampered, said, signer="approver"))
+    assert tampered.snapshot().origin == "apgms.local/prod/2"
+
+
 def test_an_origin_stays_open_when_its_statement_has_expired(tampered: Stack) -> None:
     said, then = document(tampered), datetime(2025, 7, 1, tzinfo=UTC)
     expired = {"not_before": then, "expires_at": then + timedelta(minutes=60)}
     plant_statement(tampered, sign_restore(tampered, said, **expired))
     plant(tampered, said)
     assert tampered.snapshot().origin == "apgms.local/prod/2"
+
+
+class _CutOff(Exception):
+    pass
+
+
+class _Cutting(FolderStore):
+    """A folder that is cut off after some objects were put."""
+
+    def __init__(self, root: Path, puts: int) -> None:
+        super().__init__(root)
+        self._puts = puts
+
+    def put_new(self, key: str, data: bytes | Path) -> bool:
+        if not self._puts:
+            raise _CutOff
+        self._puts -= 1
+        new = super().put_new(key, data)
+        if key.endswith("restore.json"):
+            raise _CutOff
+        return new
+
+
+@pytest.mark.parametrize("puts", range(4))
+def test_an_opening_that_was_cut_off_is_taken_up_again(tampered: Stack, puts: int) -> None:
+    sign(tampered, asked_for(tampered))
+    cutting = _Cutting(tampered.folder / "store", puts)
+    folder = str(tampered.folder / "statements")
+    with tampered.connection() as connection, pytest.raises(_CutOff):
+        open_origin(connection, cutting, tampered.policy, folder, SystemClock())
+    assert tampered.execute("SELECT nonce FROM apgms_release.used_statement") == []
+    again = snapshot(tampered, **opens(tampered))
+    if puts == 3:  # it was opened; only the statement's use was not recorded
+        assert again["reason"] == "log.nothing_to_restore"
+        again = snapshot(tampered)
+    assert (again["origin"], again["tree_size"]) == ("apgms.local/prod/2", 300)
+    assert tampered.cosign().head.tree_size == 300
 
 
 def test_a_third_origin_follows_the_second(stack: Stack) -> None:
@@ -314,7 +427,7 @@ def test_a_third_origin_follows_the_second(stack: Stack) -> None:
         assert done["origin"] == f"apgms.local/prod/{generation}"
     assert stack.cosign().head.tree_size == 148
     (stack.folder / "store" / RESTORE / "0002/restore.json").unlink()
-    require_refused(stack, "generation 3 is there, 2 is not")
+    require_refused(stack, "0003 is there, 0002 is not")
 
 
 def test_when_the_signer_leaves_the_policy_the_quorum_signs_the_origin_again(stack: Stack) -> None:

@@ -123,9 +123,7 @@ def require_current(statement: Statement, policy: Policy, now: datetime, where: 
 
     :raises Refusal: ``statement.not_yet_valid``, ``statement.expired``, ``statement.too_long``
     """
-    if now < statement.not_before:
-        why = f"it is valid from {_text(statement.not_before)}, now is {_text(now)}"
-        raise refused("not_yet_valid", where, why)
+    require_begun(statement, now, where)
     if statement.expires_at <= now:
         why = f"it expired at {_text(statement.expires_at)}, now is {_text(now)}"
         raise refused("expired", where, why)
@@ -133,6 +131,16 @@ def require_current(statement: Statement, policy: Policy, now: datetime, where: 
     if statement.expires_at - statement.not_before > timedelta(minutes=minutes):
         why = f"it is valid for more than the {minutes} minutes that the policy allows"
         raise refused("too_long", where, why)
+
+
+def require_begun(statement: Statement, now: datetime, where: str) -> None:
+    """Check that the statement's time has come; it may have passed.
+
+    :raises Refusal: ``statement.not_yet_valid``
+    """
+    if now < statement.not_before:
+        why = f"it is valid from {_text(statement.not_before)}, now is {_text(now)}"
+        raise refused("not_yet_valid", where, why)
 
 
 def longest_minutes(policy: Policy, kind: str) -> int:

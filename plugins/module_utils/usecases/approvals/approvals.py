@@ -17,6 +17,7 @@ from ...domain.approval.statement import (
     Subject,
     already_used,
     refused,
+    require_begun,
     require_current,
     require_permission,
     require_subject,
@@ -182,10 +183,13 @@ def used_for(connection: Connection, manifest_sha256: str) -> list[dict[str, str
     return [dict(zip(("kind", "signer", "sha256"), row, strict=True)) for row in rows]
 
 
-def review_kept(policy: Policy, kind: str, subject: Subject, found: list[Signed]) -> Review:
+def review_kept(
+    policy: Policy, kind: str, subject: Subject, found: list[Signed], now: datetime
+) -> Review:
     """Return which statements stand behind something that was done under them.
 
-    They have had their time and their use; the policy in force says whether they still count.
+    They may have had their time and their use; the policy in force says whether their signers'
+    keys still count.
     """
     review = Review(kind)
 
@@ -193,7 +197,8 @@ def review_kept(policy: Policy, kind: str, subject: Subject, found: list[Signed]
         statement = signed.statement
         require_subject(statement, stack_of(kind, policy.stack), subject, signed.where)
         require_permission(statement, policy, signed.where)
-        require_signed(policy, signed, statement.not_before)
+        require_begun(statement, now, signed.where)
+        require_signed(policy, signed, now)
 
     of_kind = [signed for signed in found if signed.statement.kind == kind]
     about = _passing(of_kind, require_counting, review.refusals)

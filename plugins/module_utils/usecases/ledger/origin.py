@@ -17,6 +17,7 @@ from ...domain.approval.ssh_signature import Refusal
 from ...domain.approval.statement import Signed, parse_statement, refused
 from ...domain.formats.canonical import canonical, sha256_hex
 from ...errors import ApgmsError
+from ...ports.clock import SystemClock
 from ...ports.object_store import ObjectMissing, ObjectStore, read
 from ..approvals.approvals import review_kept
 from ..approvals.review import Review
@@ -42,6 +43,11 @@ class Opening:
     def generation(self) -> int:
         """The number of the new origin; the policy's own is 1."""
         return self.left.generation + 1
+
+    @property
+    def number(self) -> str:
+        """The generation as keys have it."""
+        return f"{self.generation:04d}"
 
     @property
     def origin(self) -> str:
@@ -74,7 +80,7 @@ class Opening:
 
     def key(self, name: str) -> str:
         """Return the object key of something that belongs to it."""
-        return f"log/{self.left.pins.origin}/restore/{self.generation:04d}/{name}"
+        return f"log/{self.left.pins.origin}/restore/{self.number}/{name}"
 
     def put(self, signed: Iterable[Signed]) -> None:
         """Store the statements, and then the document that opens the origin."""
@@ -94,7 +100,7 @@ class Opening:
                     found.append(self._statement(key))
                 except Refusal as error:
                     unreadable.append(error)
-        review = review_kept(policy, "restore", self.subject, found)
+        review = review_kept(policy, "restore", self.subject, found, SystemClock().now())
         review.refusals += unreadable
         return review
 
@@ -140,12 +146,10 @@ def stored_openings(store: ObjectStore, policy: Policy) -> list[Opening]:
     folder = f"log/{base}/restore/"
     names = (_OPENED.fullmatch(key.removeprefix(folder)) for key in store.keys(folder))
     log, found = LedgerLog(store, policy.log, base), []
-    for stored in sorted(int(name[1]) for name in names if name):
+    for number in sorted((name[1] for name in names if name), key=int):
         opening = Opening(store, log)
-        if stored != opening.generation:
-            raise _unapproved(
-                opening, policy, f"generation {stored} is there, {opening.generation} is not"
-            )
+        if number != opening.number:
+            raise _unapproved(opening, policy, f"{number} is there, {opening.number} is not")
         if read(store, opening.key(DOCUMENT)) != opening.document:
             why = f"it does not name the newest head of {log.origin}, as it must: "
             raise _unapproved(opening, policy, why + opening.document.decode())

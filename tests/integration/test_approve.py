@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.approvals.e
 from services.keys import Keys, make_keys, policy_document
 from tests.approvals import NOW, Desk, run_of
 from tests.bundles import put_bundle, rebatched, rpt_row, store_in
+from tests.conftest import ROOT
 
 DRY = Flags(seed=False, smoke=False, dry_run=True)
 
@@ -333,3 +335,18 @@ def test_key_with_a_passphrase_is_refused_without_a_prompt(
 def test_policy_lists_who_may_sign_what(keys: Keys) -> None:
     signers = policy_document(keys)["signers"]
     assert "release" not in signers["operator"]["kinds"]
+
+
+@pytest.mark.parametrize("inventory", ["local", "proto"])
+@pytest.mark.parametrize(
+    ("kind", "stack"), [(None, "prod"), ("prototype", "prod"), ("restore", "proto")]
+)
+def test_a_statement_for_proto_is_written_where_it_is_waited_for(
+    inventory: str, kind: str | None, stack: str
+) -> None:
+    done = subprocess.run(
+        ["ansible", "-i", f"inventories/{inventory}", "proto", "-m", "ansible.builtin.debug",
+         "-a", "var=approve_statements", "-e", json.dumps({"approve_kind": kind} if kind else {})],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"{stack}/statements" in done.stdout

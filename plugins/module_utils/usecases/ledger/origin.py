@@ -175,7 +175,7 @@ def _unapproved(opening: Opening, policy: Policy, why: str) -> ApgmsError:
         "No signed restore statement stands behind an origin of the ledger log; nothing acts on it",
         where=opening.left.at(opening.key(DOCUMENT)),
         why=why,
-        mend="find out who put it there and when (docs/ledger-log.md, Restore); what was opened in "
-        "earnest is signed again, where a signer has left the policy, by: make ledger-snapshot "
-        f"STACK={policy.stack} ARGS='-e ledger_snapshot_restore=true'",
+        mend="find out who put it there; the store's owner takes out what nobody signed; what was "
+        "opened in earnest is signed again, where a signer has left the policy, by: "
+        f"make ledger-snapshot STACK={policy.stack} ARGS='-e ledger_snapshot_restore=true'",
     )

@@ -19,6 +19,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger impo
 from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger import (
     snapshot as snapshots,
 )
+from tests import ledgers
 from tests.conftest import ROOT
 from tests.ledgers import (
     COLUMNS,
@@ -175,6 +176,21 @@ class _Cutting(FolderStore):
         if "/checkpoint/" in key:
             raise _CutOff
         return super().put_new(key, data)
+
+
+def test_many_late_rows_that_were_cut_off_are_taken_up(database_url: str, tmp_path: Path) -> None:
+    stack = make_stack(database_url, tmp_path)
+    rows = 20_000
+    ledgers.fill(stack, LedgerWriter(), rows)
+    stack.execute("CREATE TABLE every_second AS SELECT * FROM owa_ledger WHERE mod(id, 2) = 0")
+    stack.execute("DELETE FROM owa_ledger WHERE mod(id, 2) = 0")
+    stack.snapshot()
+    stack.execute("INSERT INTO owa_ledger SELECT * FROM every_second")
+    stack.execute("ANALYZE owa_ledger")
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=_Cutting(stack.folder / "store"))
+    assert stack.snapshot().late == [*range(2, rows, 2)]
+    assert stack.snapshot(verify="full").tree_size == rows
 
 
 @pytest.mark.parametrize("segments", ["all stored", "none stored"])

@@ -11,7 +11,7 @@ from ...ports.clock import Clock
 from .archive import require_as_planned, require_never_planned
 from .chain_rule import Scope
 from .log import LedgerLog, LogHead, Plan
-from .records import frontier, late_ids, require_new
+from .records import frontier, late_ids, require_ascending, require_never_admitted
 from .rows import (
     Writer,
     extents_between,
@@ -88,8 +88,9 @@ def plan_admission(connection: Connection, log: LedgerLog, head: LogHead, seen: 
     plan, after, newest, unfinished = seen
     without: list[IdRange] = []
     if plan is not None:
-        require_new(connection, log, head.tree_size, plan, after)
+        require_ascending(log, head.tree_size, plan, after)
         without = require_as_planned(connection, log, head.tree_size, plan)
+        require_never_admitted(connection, log, head.tree_size, plan)
     else:
         found = late_ids(connection, log.origin) if head.tree_size else []
         require_never_planned(log, found)

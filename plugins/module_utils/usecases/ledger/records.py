@@ -21,6 +21,7 @@ from ...domain.ledger.extent import (
     scans,
     whole,
 )
+from ...errors import ApgmsError
 from ...ports.object_store import ObjectStore
 from .log import LedgerLog, LogHead, LogSnapshot, Plan, object_damaged
 from .origin import log_in_force
@@ -85,10 +86,8 @@ def frontier(connection: Connection, origin: str) -> int | None:
     return None if row is None else row[0]
 
 
-def require_new(
-    connection: Connection, log: LedgerLog, size: int, plan: Plan, after: int | None
-) -> None:
-    """Require that no id of a stored plan was admitted before, or stands in it twice.
+def require_ascending(log: LedgerLog, size: int, plan: Plan, after: int | None) -> None:
+    """Require of the ids of a stored plan that they ascend, and that fresh ones are above the others.
 
     :param after: the :func:`frontier`
     :raises ApgmsError: ``log.object_damaged``
@@ -97,26 +96,25 @@ def require_new(
     spans += [(after, after)] if after is not None else []
     spans += [(one.first, one.last) for one in plan.fresh]
     twice = next((b[0] for a, b in pairwise(spans) if b[0] <= a[1]), None)
-    if twice is None and plan.late:
-        twice = _admitted_before(connection, log.origin, plan.late)
     if twice is not None:
-        raise object_damaged(
-            log.at(log.plan_key(size)), f"it would admit row {twice} a second time"
-        )
+        raise _twice(log, size, twice)
 
 
-def _admitted_before(connection: Connection, origin: str, late: Iterable[Extent]) -> int | None:
-    ranges = list(ranges_of(late))
-    row = connection.execute(
-        "SELECT coalesce(known.id, greatest(first_id, planned.first))"
-        " FROM unnest(%s::bigint[], %s::bigint[]) AS planned (first, last)"
-        " JOIN apgms_release.ledger_extent ON first_id <= planned.last AND planned.first <= last_id"
-        " LEFT JOIN LATERAL unnest(ids) AS known (id)"
-        " ON known.id BETWEEN planned.first AND planned.last"
-        " WHERE origin = %s AND (ids IS NULL OR known.id IS NOT NULL) LIMIT 1",
-        [[one.first for one in ranges], [one.last for one in ranges], origin],
-    ).fetchone()
-    return None if row is None else row[0]
+def require_never_admitted(connection: Connection, log: LedgerLog, size: int, plan: Plan) -> None:
+    """Require of the late ids of a stored plan that none of them was admitted before.
+
+    :raises ApgmsError: ``log.object_damaged``
+    """
+    if not plan.late:
+        return
+    found = positions(connection, log.origin, expand(ranges_of(plan.late)))
+    for row_id, position in zip(expand(ranges_of(plan.late)), found, strict=True):
+        if position is not None:
+            raise _twice(log, size, row_id)
+
+
+def _twice(log: LedgerLog, size: int, row_id: int) -> ApgmsError:
+    return object_damaged(log.at(log.plan_key(size)), f"it would admit row {row_id} a second time")
 
 
 def record(

@@ -193,6 +193,18 @@ def test_many_late_rows_that_were_cut_off_are_taken_up(database_url: str, tmp_pa
     assert stack.snapshot(verify="full").tree_size == rows
 
 
+@pytest.mark.parametrize("gone", [2, 999, 1001, 2000])
+def test_a_snapshot_that_was_cut_off_is_taken_up_where_extents_adjoin(
+    database_url: str, tmp_path: Path, gone: int
+) -> None:
+    stack = make_stack(database_url, tmp_path)
+    ledgers.fill(stack, LedgerWriter(), 3000)
+    stack.execute("DELETE FROM owa_ledger WHERE id = %s", gone)
+    with pytest.raises(_CutOff):
+        stack.snapshot(store=_Cutting(stack.folder / "store"))
+    assert stack.snapshot().tree_size == 2999
+
+
 @pytest.mark.parametrize("segments", ["all stored", "none stored"])
 def test_a_plan_that_was_cut_off_admits_the_same_rows_though_others_have_come_between(
     stack: Stack, ids: list[int], segments: str

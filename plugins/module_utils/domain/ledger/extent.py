@@ -133,10 +133,7 @@ def scans(ranges: Iterable[IdRange]) -> Iterator[Scan]:
         if ascending and one.first <= ascending[-1].last:
             yield _scan(ascending)
             ascending = []
-        if ascending and one.first == ascending[-1].last + 1:
-            ascending[-1] = IdRange(ascending[-1].first, one.last)
-        else:
-            ascending.append(one)
+        _join(ascending, one)
     if ascending:
         yield _scan(ascending)
 
@@ -204,12 +201,19 @@ def at_places(
         while one and place < end:
             low, high = max(first - place, 0), min(end - place, one.size)
             if low < high:
-                found.append(IdRange(one.first + low, one.first + high - 1))
+                _join(found, IdRange(one.first + low, one.first + high - 1))
             if place + one.size > end:
                 break
             place += one.size
             one = next(rest, None)
         yield found
+
+
+def _join(ascending: list[IdRange], one: IdRange) -> None:
+    """Append a range; neighbours are one."""
+    if ascending and one.first == ascending[-1].last + 1:
+        one = IdRange(ascending.pop().first, one.last)
+    ascending.append(one)
 
 
 def total(ranges: Iterable[IdRange]) -> int:

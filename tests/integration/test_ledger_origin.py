@@ -426,6 +426,10 @@ def test_a_third_origin_follows_the_second(stack: Stack) -> None:
         done = snapshot(stack, **opens(stack))
         assert done["origin"] == f"apgms.local/prod/{generation}"
     assert stack.cosign().head.tree_size == 148
+    replace_the_auditors_key(stack)
+    for _generation in (2, 3):
+        sign(stack, asked_for(stack))
+    assert not snapshot(stack, **opens(stack))["changed"]
     (stack.folder / "store" / RESTORE / "0002/restore.json").unlink()
     require_refused(stack, "0003 is there, 0002 is not")
 

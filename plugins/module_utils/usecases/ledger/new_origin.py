@@ -47,8 +47,8 @@ def open_origin(
 ) -> str:
     """Open the next origin, which begins anew with the ledger as it is now; return its name.
 
-    An origin that was opened before, and whose signers the policy in force does not know any more,
-    is signed again instead.
+    Origins that were opened before, and whose signers the policy in force does not know any more,
+    are signed again instead.
 
     :param operator: the principal who asks for it; his own signature does not count
     :param wait_seconds: how long to wait for a snapshot
@@ -56,19 +56,20 @@ def open_origin(
         ``approval.waiting`` where the restore statement is not there yet, ``log.busy``
     """
     with one_at_a_time(connection, policy, clock, wait_seconds):
-        opening = _unapproved(store, policy) or _next(connection, store, policy)
-        signed = require_statement(
-            connection, policy, statements_dir, "restore", opening.subject, clock.now(), operator
-        )
-        with connection.transaction():
-            consume(connection, signed, None)
-            opening.put(signed)
-    return opening.origin
+        openings = _unapproved(store, policy) or [_next(connection, store, policy)]
+        for opening in openings:
+            now = clock.now()
+            signed = require_statement(
+                connection, policy, statements_dir, "restore", opening.subject, now, operator
+            )
+            with connection.transaction():
+                consume(connection, signed, None)
+                opening.put(signed)
+    return openings[-1].origin
 
 
-def _unapproved(store: ObjectStore, policy: Policy) -> Opening | None:
-    stored = stored_openings(store, policy)
-    return next((one for one in stored if one.review(policy).missing), None)
+def _unapproved(store: ObjectStore, policy: Policy) -> list[Opening]:
+    return [one for one in stored_openings(store, policy) if one.review(policy).missing]
 
 
 def _next(connection: Connection, store: ObjectStore, policy: Policy) -> Opening:

@@ -42,6 +42,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.snap
     take_snapshot,
 )
 from services.keys import Keys, make_keys, policy_document, write_policy
+from tests.module_process import run_module
 
 COLUMNS = (
     "abn",
@@ -183,3 +184,19 @@ def make_stack(url: str, folder: Path) -> Stack:
         migrate(connection)
     policy = parse_policy(path.read_bytes(), str(path))
     return Stack(url, folder, keys, policy, FolderStore(folder / "store"))
+
+
+def run_snapshot(stack: Stack, *, check: bool = False, **options: Any) -> dict[str, Any]:
+    """Return the result of the module ledger_snapshot, run in a process of its own."""
+    return run_module(
+        "ledger_snapshot",
+        {
+            "stack": "prod",
+            "database_url": stack.url,
+            "object_store": stack.store.url,
+            "policy": str(stack.folder / "policy.json"),
+            "log_key": str(stack.keys.log_key),
+            **options,
+        },
+        check=check,
+    )

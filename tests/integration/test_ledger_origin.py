@@ -35,8 +35,7 @@ from ansible_collections.apgms.release.plugins.module_utils.usecases.ledger.new_
 )
 from services.keys import make_ssh_key, policy_document, write_policy
 from tests.approvals import Desk, place_no_small_file
-from tests.ledgers import LedgerWriter, Stack, fill, forget, make_stack
-from tests.module_process import run_module
+from tests.ledgers import LedgerWriter, Stack, fill, forget, make_stack, run_snapshot
 
 RESTORE = "log/apgms.local/prod/restore"
 
@@ -44,21 +43,6 @@ RESTORE = "log/apgms.local/prod/restore"
 @pytest.fixture
 def stack(database_url: str, tmp_path: Path) -> Stack:
     return make_stack(database_url, tmp_path)
-
-
-def snapshot(stack: Stack, *, check: bool = False, **options: Any) -> dict[str, Any]:
-    return run_module(
-        "ledger_snapshot",
-        {
-            "stack": "prod",
-            "database_url": stack.url,
-            "object_store": stack.store.url,
-            "policy": str(stack.folder / "policy.json"),
-            "log_key": str(stack.keys.log_key),
-            **options,
-        },
-        check=check,
-    )
 
 
 def opens(stack: Stack) -> dict[str, Any]:
@@ -91,7 +75,7 @@ def sign(stack: Stack, sha256: str, /, **changes: Any) -> Path:
 
 def asked_for(stack: Stack) -> str:
     """Ask for a new origin without a statement; return the digest that the refusal names."""
-    refused = snapshot(stack, **opens(stack))
+    refused = run_snapshot(stack, **opens(stack))
     assert refused["reason"] == "approval.waiting"
     return refused["msg"].partition("sha256 ")[2][:64]
 
@@ -103,11 +87,11 @@ def test_a_restored_database_goes_on_in_a_new_origin_under_a_signed_statement(
     first = stack.snapshot()
     stack.cosign()
     restored(stack)
-    refused = snapshot(stack)
+    refused = run_snapshot(stack)
     assert refused["reason"] == "log.database_behind"
     assert refused["missing_ids"] == [["101", "150"]]
     options = {"restore": True, "statements": str(stack.folder / "statements")}
-    assert snapshot(stack, **options)["reason"] == "approval.waiting"
+    assert run_snapshot(stack, **options)["reason"] == "approval.waiting"
 
     said = {
         "schema": "apgms.release/log-restore/1",
@@ -115,15 +99,15 @@ def test_a_restored_database_goes_on_in_a_new_origin_under_a_signed_statement(
         "previous": {"origin": "apgms.local/prod", "tree_size": "150", "root": first.root.hex()},
     }
     sign_restore(stack, said)
-    predicted = snapshot(stack, check=True, **options)
-    done = snapshot(stack, **options)
+    predicted = run_snapshot(stack, check=True, **options)
+    done = run_snapshot(stack, **options)
     assert done == predicted
     assert (done["origin"], done["tree_size"]) == ("apgms.local/prod/2", 100)
     with stack.store.open(f"{RESTORE}/0002/restore.json") as stream:
         assert json.loads(stream.read()) == said
 
     assert not stack.snapshot().changed
-    assert snapshot(stack, **options)["reason"] == "log.nothing_to_restore"
+    assert run_snapshot(stack, **options)["reason"] == "log.nothing_to_restore"
     assert stack.cosign().head.tree_size == 100
 
 
@@ -140,7 +124,7 @@ def test_a_statement_about_another_head_opens_nothing(stack: Stack) -> None:
             "previous": other,
         },
     )
-    refused = snapshot(stack, restore=True, statements=str(stack.folder / "statements"))
+    refused = run_snapshot(stack, restore=True, statements=str(stack.folder / "statements"))
     assert refused["reason"] == "approval.waiting"
     assert list(stack.store.keys("log/apgms.local/prod/restore/")) == []
 
@@ -319,7 +303,7 @@ def test_a_log_that_went_on_after_it_was_left_is_noticed(stack: Stack) -> None:
     stack.snapshot()
     stack.execute("DELETE FROM owa_ledger WHERE id > 149")
     sign_restore(stack, document(stack))
-    assert snapshot(stack, **opens(stack))["tree_size"] == 149
+    assert run_snapshot(stack, **opens(stack))["tree_size"] == 149
     assert stack.cosign().head.origin == "apgms.local/prod/2"
     checkpoint = sign_checkpoint(stack, "apgms.local/prod", 151)
     stack.store.put_new("log/apgms.local/prod/checkpoint/0000000000000151", checkpoint)
@@ -409,10 +393,10 @@ def test_an_opening_that_was_cut_off_is_taken_up_again(tampered: Stack, puts: in
     with tampered.connection() as connection, pytest.raises(_CutOff):
         open_origin(connection, cutting, tampered.policy, folder, SystemClock())
     assert tampered.execute("SELECT nonce FROM apgms_release.used_statement") == []
-    again = snapshot(tampered, **opens(tampered))
+    again = run_snapshot(tampered, **opens(tampered))
     if puts == 3:  # it was opened; only the statement's use was not recorded
         assert again["reason"] == "log.nothing_to_restore"
-        again = snapshot(tampered)
+        again = run_snapshot(tampered)
     assert (again["origin"], again["tree_size"]) == ("apgms.local/prod/2", 300)
     assert tampered.cosign().head.tree_size == 300
 
@@ -423,13 +407,13 @@ def test_a_third_origin_follows_the_second(stack: Stack) -> None:
     for generation, gone in ((2, 150), (3, 149)):
         stack.execute("DELETE FROM owa_ledger WHERE id = %s", gone)
         sign(stack, asked_for(stack))
-        done = snapshot(stack, **opens(stack))
+        done = run_snapshot(stack, **opens(stack))
         assert done["origin"] == f"apgms.local/prod/{generation}"
     assert stack.cosign().head.tree_size == 148
     replace_the_auditors_key(stack)
     for _generation in (2, 3):
         sign(stack, asked_for(stack))
-    assert not snapshot(stack, **opens(stack))["changed"]
+    assert not run_snapshot(stack, **opens(stack))["changed"]
     (stack.folder / "store" / RESTORE / "0002/restore.json").unlink()
     require_refused(stack, "0003 is there, 0002 is not")
 
@@ -439,13 +423,13 @@ def test_when_the_signer_leaves_the_policy_the_quorum_signs_the_origin_again(sta
     stack.snapshot()
     stack.execute("DELETE FROM owa_ledger WHERE id = 150")
     sign(stack, asked_for(stack))
-    assert snapshot(stack, **opens(stack))["origin"] == "apgms.local/prod/2"
+    assert run_snapshot(stack, **opens(stack))["origin"] == "apgms.local/prod/2"
 
     replace_the_auditors_key(stack)
     require_refused(stack, "0 of 1 persons signed")
     sign(stack, asked_for(stack))
-    assert not snapshot(stack, **opens(stack), check=True)["changed"]
-    assert not snapshot(stack, **opens(stack))["changed"]
+    assert not run_snapshot(stack, **opens(stack), check=True)["changed"]
+    assert not run_snapshot(stack, **opens(stack))["changed"]
     assert not stack.snapshot().changed
 
 

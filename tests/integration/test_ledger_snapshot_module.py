@@ -9,28 +9,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.apgms.release.plugins.module_utils.errors import ApgmsError
-from tests.ledgers import LedgerWriter, Stack, fill, make_stack
+from tests.ledgers import LedgerWriter, Stack, fill, make_stack, run_snapshot
 from tests.module_process import run_module
 
 
 @pytest.fixture
 def stack(database_url: str, tmp_path: Path) -> Stack:
     return make_stack(database_url, tmp_path)
-
-
-def snapshot(stack: Stack, *, check: bool = False, **options: Any) -> dict[str, Any]:
-    return run_module(
-        "ledger_snapshot",
-        {
-            "stack": "prod",
-            "database_url": stack.url,
-            "object_store": stack.store.url,
-            "policy": str(stack.folder / "policy.json"),
-            "log_key": str(stack.keys.log_key),
-            **options,
-        },
-        check=check,
-    )
 
 
 def cosign(stack: Stack, key: Path, *, check: bool = False) -> dict[str, Any]:
@@ -50,17 +35,17 @@ def test_check_mode_predicts_what_the_run_does_and_the_second_run_changes_nothin
     stack: Stack,
 ) -> None:
     fill(stack, LedgerWriter(), 300)
-    predicted = snapshot(stack, check=True)
+    predicted = run_snapshot(stack, check=True)
     assert list(stack.store.keys("log/")) == []
     assert stack.execute("SELECT * FROM apgms_release.ledger_checkpoint") == []
-    done = snapshot(stack)
+    done = run_snapshot(stack)
     assert done == predicted
     assert done["changed"]
     assert done["diff"]["before"]["tree_size"] is None
     assert done["diff"]["after"]["tree_size"] == 300
     assert done["hash_summary"][0] == f"apgms.local/prod: 300 rows, root {done['root']}"
     for options in ({}, {"verify": "full"}):
-        again = snapshot(stack, **options)
+        again = run_snapshot(stack, **options)
         assert not again["changed"]
         assert again["diff"]["before"] == again["diff"]["after"]
         assert again["checkpoint"] == done["checkpoint"]

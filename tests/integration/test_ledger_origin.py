@@ -401,6 +401,20 @@ def test_an_opening_that_was_cut_off_is_taken_up_again(tampered: Stack, puts: in
     assert tampered.cosign().head.tree_size == 300
 
 
+def test_no_statement_is_used_up_where_the_store_does_not_list_what_it_was_given(
+    tampered: Stack,
+) -> None:
+    sign(tampered, asked_for(tampered))
+    elsewhere = tampered.folder / "elsewhere"
+    elsewhere.mkdir()
+    folder = tampered.folder / "store" / RESTORE
+    folder.mkdir()
+    (folder / "0002").symlink_to(elsewhere)
+    assert run_snapshot(tampered, **opens(tampered))["reason"] == "log.object_missing"
+    (folder / "0002").unlink()
+    assert run_snapshot(tampered, **opens(tampered))["origin"] == "apgms.local/prod/2"
+
+
 def test_a_third_origin_follows_the_second(stack: Stack) -> None:
     fill(stack, LedgerWriter(), 150)
     stack.snapshot()

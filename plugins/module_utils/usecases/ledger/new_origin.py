@@ -14,8 +14,8 @@ from ..approvals.approvals import consume, require_statement
 from .archive import require_as_planned
 from .full_verification import verify_history
 from .intact import compare_heads
-from .log import LedgerLog
-from .origin import Opening, stored_openings
+from .log import LedgerLog, object_missing
+from .origin import DOCUMENT, Opening, stored_openings
 from .records import open_log
 from .rows import one_view
 from .turn import WAIT_SECONDS, one_at_a_time
@@ -53,7 +53,8 @@ def open_origin(
     :param operator: the principal who asks for it; his own signature does not count
     :param wait_seconds: how long to wait for a snapshot
     :raises ApgmsError: ``log.nothing_to_restore`` where nothing speaks against the log in force,
-        ``approval.waiting`` where the restore statement is not there yet, ``log.busy``
+        ``approval.waiting`` where the restore statement is not there yet, ``log.busy``,
+        ``log.object_missing``
     """
     with one_at_a_time(connection, policy, clock, wait_seconds):
         openings = _unapproved(store, policy) or [_next(connection, store, policy)]
@@ -65,11 +66,20 @@ def open_origin(
             with connection.transaction():
                 consume(connection, signed, None)
                 opening.put(signed)
+                _require_open(store, policy, opening)
     return openings[-1].origin
 
 
 def _unapproved(store: ObjectStore, policy: Policy) -> list[Opening]:
     return [one for one in stored_openings(store, policy) if one.review(policy).missing]
+
+
+def _require_open(store: ObjectStore, policy: Policy, opening: Opening) -> None:
+    """Require of a store that what went into it is in it, before a statement is used up."""
+    stored = [one for one in stored_openings(store, policy) if one.origin == opening.origin]
+    if not stored or stored[0].review(policy).missing:
+        where = opening.left.at(opening.key(DOCUMENT))
+        raise object_missing(where, "it was stored a moment ago, and is not listed")
 
 
 def _next(connection: Connection, store: ObjectStore, policy: Policy) -> Opening:

@@ -58,6 +58,8 @@ options:
     description:
       - Open a new origin, under a signed restore statement, after the log or the database was
         restored to an older state. The old origin is left as it is.
+      - Where a signer of an origin that was opened before has left the policy, have it signed again
+        instead.
     type: bool
     default: false
   statements:

@@ -2,7 +2,8 @@
 """Check the whole ledger against its log, and every rollback against its target.
 
 Counts with :mod:`domain.ledger.recount` and its own queries, and shares neither with snapshots,
-releases and rollbacks. What it finds is a verdict; only unreadable input is an error.
+releases and rollbacks; which origin is in force it learns from :mod:`.origin`. What it finds is a
+verdict; only unreadable input is an error.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def open_origin(
         ``log.object_missing``
     """
     with one_at_a_time(connection, policy, clock, wait_seconds):
-        openings = _unapproved(store, policy) or [_next(connection, store, policy)]
+        openings = _to_sign_again(store, policy) or [_next(connection, store, policy)]
         for opening in openings:
             now = clock.now()
             signed = require_statement(
@@ -70,7 +70,7 @@ def open_origin(
     return openings[-1].origin
 
 
-def _unapproved(store: ObjectStore, policy: Policy) -> list[Opening]:
+def _to_sign_again(store: ObjectStore, policy: Policy) -> list[Opening]:
     return [one for one in stored_openings(store, policy) if one.review(policy).missing]
 
 

@@ -2,8 +2,8 @@
 """Which origin of the ledger log is in force: the policy's, or the newest that a restore opened.
 
 An origin is opened by a document that names the one before and its newest head, and by the signed
-restore statements beside it. Whoever reads the log holds both against the policy in force; who may
-put objects cannot begin a history of his own. ``docs/ledger-log.md`` describes the objects.
+restore statements beside it. Whoever reads the log holds both against the policy in force.
+``docs/ledger-log.md`` describes the objects.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from ...domain.approval.policy import Policy
 from ...domain.approval.ssh_signature import Refusal
@@ -54,7 +55,7 @@ class Opening:
         """The new origin."""
         return f"{self.left.pins.origin}/{self.generation}"
 
-    @property
+    @cached_property
     def document(self) -> bytes:
         """What names the new origin and the newest head of the one that is left.
 
